@@ -1,0 +1,275 @@
+"""Train a tiny CLIP on the toy world: captions and the symmetric contrastive loss, nothing else.
+
+    python tools/train_clip.py --out build/tiny.safetensors --images 1200000
+    torchrun --standalone --nproc-per-node 2 tools/train_clip.py --out build/tiny.safetensors --images 4000000
+
+Needs torch, numpy, pillow and safetensors. Stop it at any time: it resumes from `<out>.state` with the same command.
+The learning rate is constant, then falls to zero over the last part (--decay): a run that is resumed with fewer
+--images anneals at once. Pictures start small and grow (--sizes): cost follows tokens (Li et al. 2023, CLIPA).
+Rendered pictures wait in a pool and are seen --reuse times on average.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # two busy ranks on two cores: waiting threads must not spin
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+import torch.nn.functional as F
+
+from clipnotes import grammar, toyworld
+from clipnotes.clip import CLIP, CLIPConfig, clip_loss, load_clip, save_clip
+from clipnotes.tokenizer import tokenize
+
+LENGTH, VOCABULARY = 40, 49408
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--images", type=int, required=True, help="pictures to be seen, all ranks together")
+    p.add_argument("--arch", choices=("vit", "rn"), default="vit")
+    p.add_argument("--pool", choices=("tok", "avg"), default="tok", help="how the ViT makes one vector of its tokens")
+    p.add_argument("--layers", type=int, default=5)
+    p.add_argument("--batch", type=int, default=256, help="pictures a step, all ranks together")
+    p.add_argument("--lr", type=float, default=1e-3, help="of AdamW, for vectors and embeddings")
+    p.add_argument("--muon", type=float, default=4e-3, help="learning rate of Muon, for matrices; 0: AdamW for all")
+    p.add_argument("--decay", type=float, default=0.3, help="last share of the run, in which the learning rate falls")
+    p.add_argument("--sizes", default="32:0.35,48:0.7,64:0.93,96:1",
+                   help="side of the pictures : share of the run until which it holds")
+    p.add_argument("--names", type=int, default=None, help="only so many names (a fixed random choice)")
+    p.add_argument("--reuse", type=float, default=3.0, help="how often a rendered picture is seen, on average")
+    p.add_argument("--pool-size", type=int, default=16384, help="rendered pictures that wait, a rank")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--compile", action="store_true", help="compile the image tower (needs a C++ compiler)")
+    p.add_argument("--warm-start", type=Path, help="a checkpoint whose weights to begin with")
+    p.add_argument("--minutes", type=float, default=math.inf, help="stop, resumable, after so many minutes")
+    return p.parse_args(argv)
+
+
+def config(args: argparse.Namespace, tokens: int) -> CLIPConfig:
+    text = dict(context_length=LENGTH, vocab_size=tokens, text_width=128, text_layers=3, text_heads=2)
+    if args.arch == "rn":
+        return CLIPConfig(128, 128, (1, 2, 2, 1), 16, None, **text)
+    return CLIPConfig(128, 64, args.layers, 128, 8, **text, pool=args.pool, vision_heads=2)
+
+
+def trained_ids() -> torch.Tensor:
+    """The ids of all tokens that captions can hold, in order: their places are the ids used in training."""
+    words = sorted(grammar.words())
+    return tokenize(words, LENGTH).unique()
+
+
+class Pool:
+    """Rendered pictures and the ids of their captions; each draw replaces 1/reuse of a batch by new ones."""
+
+    def __init__(self, args, size: int, ids: torch.Tensor, rank: int, world: int, start: int):
+        self.args, self.size, self.ids, self.rank, self.world = args, size, ids, rank, world
+        self.names = None
+        if args.names:
+            order = torch.randperm(len(grammar.concepts()), generator=torch.Generator().manual_seed(0))
+            self.names = [grammar.concepts()[i].name for i in order[: args.names].tolist()]
+        self.fresh = max(16, round(args.batch // world / args.reuse))
+        self.step, self.cursor, n = start, 0, args.pool_size
+        self.images = torch.zeros(n, 3, size, size, dtype=torch.uint8)
+        self.texts = torch.zeros(n, LENGTH, dtype=torch.long)
+        self.generator = torch.Generator().manual_seed(args.seed * 1000 + rank + 7919 * start)
+        while self.cursor + 256 <= n:
+            self.put(256)
+        self.filled, self.cursor = self.cursor, 0
+
+    def put(self, n: int) -> None:
+        seed = 16 * ((self.args.seed * 1_000_003 + self.step) * self.world + self.rank)
+        batch = toyworld.pretraining(n, seed, self.size, names=self.names)
+        self.step += 1
+        at = slice(self.cursor, self.cursor + n)
+        self.images[at] = (batch["images"] * 255).round().byte()
+        texts = tokenize(batch["captions"], LENGTH)
+        self.texts[at] = torch.searchsorted(self.ids, texts) * (texts > 0)
+        self.cursor += n
+
+    def draw(self, n: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.cursor + self.fresh > self.filled:
+            self.cursor = 0
+        self.put(self.fresh)
+        pick = torch.randint(0, self.filled, (n,), generator=self.generator)
+        images = self.images[pick].float() / 255
+        if side != self.size:
+            images = F.interpolate(images, (side, side), mode="area")
+        return images, self.texts[pick]
+
+
+def encode_texts(model: CLIP, ids: torch.Tensor) -> torch.Tensor:
+    """Short texts apart from long ones: padding is not computed."""
+    ends = ids.argmax(-1)
+    order = ends.argsort()
+    parts = [model.encode_ids(ids[part, : ends[part].max() + 1]) for part in order.chunk(3)]
+    return torch.cat(parts)[order.argsort()]
+
+
+def gathered_loss(image_emb, text_emb, scale, world: int) -> torch.Tensor:
+    """The loss over the pictures of all ranks, with gradients through the gathering."""
+    if world > 1:
+        image_emb, text_emb = (torch.cat(dist_nn.all_gather(e.contiguous())) for e in (image_emb, text_emb))
+    return clip_loss(image_emb, text_emb, scale)
+
+
+def share_gradients(parameters: list, world: int) -> None:
+    """The mean of the ranks' gradients: with `gathered_loss` exactly the gradient of one process."""
+    if world > 1:
+        flat = torch.cat([p.grad.flatten() for p in parameters])
+        dist.all_reduce(flat)
+        for p, g in zip(parameters, flat.div_(world).split([p.numel() for p in parameters]), strict=True):
+            p.grad.copy_(g.view_as(p))
+
+
+def optimizers(model: CLIP, args) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for all else; weight decay on what has two dimensions or more."""
+    hidden, other, vectors = [], [], []
+    for name, p in model.named_parameters():
+        block = "resblocks" in name and p.ndim == 2
+        (hidden if block and args.muon else vectors if p.ndim < 2 else other).append(p)
+    adam = torch.optim.AdamW([dict(params=other, weight_decay=0.05), dict(params=vectors, weight_decay=0.0)],
+                             lr=args.lr, betas=(0.9, 0.98), eps=1e-6)
+    muon = [torch.optim.Muon(hidden, lr=args.muon, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")] if hidden else []
+    for optimizer in (adam, *muon):
+        for group in optimizer.param_groups:
+            group["base"] = group["lr"]
+    return [adam, *muon]
+
+
+def rate(seen: int, args) -> float:
+    warm = min(1.0, (seen + args.batch) / 20_000)
+    return warm * min(1.0, max(0.0, (args.images - seen) / (args.decay * args.images)))
+
+
+def side_at(seen: int, args) -> int:
+    for part in args.sizes.split(","):
+        side, until = part.split(":")
+        if seen < float(until) * args.images:
+            return int(side) if args.arch == "vit" else int(side) * 2 // 32 * 32
+    return int(side)
+
+
+def save_state(path: Path, model, optims, seen: int, minutes: float, curve: list) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optims], seen=seen, minutes=minutes,
+                    curve=curve), temporary)
+    os.replace(temporary, path)
+
+
+def export(model: CLIP, ids: torch.Tensor, args, seen: int, minutes: float, curve: list) -> None:
+    """The shipped form: ids of the full vocabulary, fp16, a card."""
+    shape = asdict(model.config) | dict(vocab_size=VOCABULARY)
+    full = CLIP(CLIPConfig(**shape))
+    state = {k: v.cpu() for k, v in model.state_dict().items()}
+    rows = state.pop("token_embedding.weight")
+    table = torch.zeros(VOCABULARY, rows.shape[1])
+    table[ids] = rows
+    full.load_state_dict(state | {"token_embedding.weight": table})
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "minutes"}
+    card = dict(options, images=seen, minutes=round(minutes, 1), date=str(date.today()), curve=curve,
+                toyworld_version=toyworld.VERSION, generator_hash=toyworld.generator_hash())
+    save_clip(full, args.out, ids, card)
+
+
+def log_run(args, seen: int, minutes: float) -> None:
+    import hashlib
+
+    ledger = Path(__file__).parent / "ledger.md"
+    if not ledger.exists():
+        ledger.write_text("# Ledger\n\nWhat the training programs spent; they write it themselves.\n\n"
+                          "| program | file | minutes | images | seed | sha256 |\n|---|---|---|---|---|---|\n")
+    sha = hashlib.sha256(args.out.read_bytes()).hexdigest()[:12]
+    with ledger.open("a") as file:
+        file.write(f"| train_clip | {args.out.name} | {minutes:.0f} | {seen} | {args.seed} | {sha} |\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    cuda = torch.cuda.is_available()
+    if world > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu"
+    if not cuda:
+        torch.set_num_threads(1 if world > 1 else torch.get_num_threads())
+    torch.manual_seed(args.seed)
+    ids = trained_ids()
+    model = CLIP(config(args, len(ids))).to(device)
+    if args.warm_start:
+        old = load_clip(args.warm_start)
+        state = old.state_dict()
+        state["token_embedding.weight"] = state["token_embedding.weight"][ids]
+        model.load_state_dict(state)
+    optims = optimizers(model, args)
+    parameters = list(model.parameters())
+    state_file = args.out.with_suffix(".state")
+    seen, spent, curve = 0, 0.0, []
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True, map_location=device)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optims, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        seen, spent, curve = state["seen"], state["minutes"], state["curve"]
+        print(f"resumed at {seen:,} pictures", flush=True)
+    visual = torch.compile(model.visual, dynamic=False) if args.compile else model.visual
+    model.train()
+    pool, begun, told = None, time.time(), time.time()
+    sums = torch.zeros(3)
+    while seen < args.images and (time.time() - begun) / 60 < args.minutes:
+        side = side_at(seen, args)
+        if pool is None or side > pool.size:
+            pool = Pool(args, max(64, side), ids, rank, world, start=seen // args.batch * 4 + 1)
+        images, texts = (t.to(device) for t in pool.draw(args.batch // world, side))
+        for optimizer in optims:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * rate(seen, args)
+        with torch.autocast(device.split(":")[0], dtype=torch.bfloat16):
+            image_emb, text_emb = visual(model.standardise(images)), encode_texts(model, texts)
+        image_emb, text_emb = F.normalize(image_emb.float(), dim=-1), F.normalize(text_emb.float(), dim=-1)
+        loss = gathered_loss(image_emb, text_emb, model.logit_scale.exp(), world)
+        loss.backward()
+        share_gradients(parameters, world)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in optims:
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100))  # the paper's clip
+            hits = (image_emb @ text_emb.T).argmax(1).cpu() == torch.arange(len(image_emb))
+        seen += args.batch
+        sums += torch.tensor([loss.item(), hits.float().mean().item(), 1.0])
+        if rank == 0 and (time.time() - told > 60 or seen >= args.images):
+            minutes = spent + (time.time() - begun) / 60
+            mean = (sums / sums[2]).tolist()
+            curve.append([seen, round(mean[0], 4), round(mean[1], 4)])
+            print(f"{minutes:6.1f} min {seen:9,} pictures  side {side}  loss {mean[0]:.3f}  in-batch top-1 {mean[1]:.3f}"
+                  f"  scale {model.logit_scale.exp().item():.1f}  {sums[2] * args.batch / (time.time() - told):.0f}/s",
+                  flush=True)
+            sums.zero_()
+            told = time.time()
+            save_state(state_file, model, optims, seen, minutes, curve)
+    if rank == 0:
+        minutes = spent + (time.time() - begun) / 60
+        save_state(state_file, model, optims, seen, minutes, curve)
+        export(model, ids, args, seen, minutes, curve)
+        if seen >= args.images:
+            log_run(args, seen, minutes)
+        print(json.dumps(dict(out=str(args.out), images=seen, minutes=round(minutes, 1))))
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
