@@ -52,8 +52,7 @@ FILLERS = ("what is {}", "what color is {}", "how many {}", "is there {}", "yes 
              "rain on {}", "music for {}", "the object is {}", "all of {}", "the background of {}", "{} comes after",
              "{} comes before", "none of {}")
 RELATIONS = {"beside": ("next to", "beside"), "left": ("left of", "to the left of"),
-             "right": ("right of", "to the right of"), "above": ("above", "over"), "below": ("below", "under"),
-             "behind": ("behind",), "front": ("in front of",)}
+             "right": ("right of", "to the right of"), "above": ("above", "over"), "below": ("below", "under")}
 SOLIDS = ("cube", "sphere", "cylinder", "cone", "pyramid", "torus", "capsule", "chair", "table", "stool", "bench",
           "bed", "sofa", "lamp", "shelf", "cup", "bottle", "barbell", "arch", "stairs", "airplane", "rocket")
 
@@ -203,8 +202,12 @@ def distance(metres: float) -> str:
     return next((word for word, limit in DISTANCES.items() if metres <= limit), "very far")
 
 
-def far(index: int, metres: float, rng: Random) -> str:
-    """The caption of an object at a distance in a perspective scene."""
+def depth(objects: list[tuple[int, float]], rng: Random) -> str:
+    """The caption of a perspective scene of one or two objects, (index, metres) each, the nearer one last."""
+    if len(objects) > 1 and rng.random() < 0.4:
+        behind, front = (article(noun(index, rng)) for index, _ in objects[-2:])
+        return rng.choice(TEMPLATES).format(rng.choice((f"{front} in front of {behind}", f"{behind} behind {front}")))
+    index, metres = rng.choice(objects)
     word, name = distance(metres), noun(index, rng)
     subject = "object" if rng.random() < 0.25 else name
     return rng.choice((f"this {subject} is {word}", f"the {subject} is {word}", f"{article(subject)} that is {word}",
@@ -219,8 +222,8 @@ def words() -> frozenset[str]:
         texts += group
     for c in concepts():
         texts += [c.name, plural(c.name), c.category, *c.keywords]
-    texts += ["plain white black grey background", "first and then , the that is this object a an kind of turns",
-              *(plural(s) for s in SOLIDS)]
+    texts += ["white black grey background", "first and then , the that is this object a an kind of turns",
+              "in front of behind"]
     found = {w for t in texts for w in re.findall(r"[a-z0-9-]+|,", t.lower())}
     return frozenset(found)
 

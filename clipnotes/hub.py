@@ -1,0 +1,145 @@
+"""Real pictures: data sets by name through `datasets`, free photographs, and the reader's own files.
+
+| name | data set | what | licence |
+|---|---|---|---|
+| "cifar10" | uoft-cs/cifar10 | 10 classes, 32×32, test 10,000 (144 MB) | not stated by its authors |
+| "pets" | timm/oxford-iiit-pet | 37 breeds of cats and dogs, test 3,669 (0.8 GB) | CC BY-SA 4.0 |
+| "nocaps" | lmms-lab/NoCaps | ten captions a photo, validation 4,500 (1.4 GB) | photos CC BY 2.0 |
+
+The sizes are what is fetched at the first call. Only `load` opens a connection.
+"""
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# name: repository, and the columns that become image, label, caption
+SETS = MappingProxyType(
+    {
+        "cifar10": ("uoft-cs/cifar10", {"img": "image", "label": "label"}),
+        "pets": ("timm/oxford-iiit-pet", {"image": "image", "label": "label"}),
+        "nocaps": ("lmms-lab/NoCaps", {"image": "image", "annotations_captions": "caption"}),
+    }
+)
+
+# Files inside scikit-image's wheel whose documentation says CC0 or public domain.
+PHOTOS = MappingProxyType(
+    {
+        "cat": "chelsea.png",  # CC0, Stefan van der Walt
+        "coffee": "coffee.png",  # CC0, Rachel Michetti
+        "astronaut": "astronaut.png",  # public domain, NASA
+        "rocket": "rocket.jpg",  # public domain, SpaceX
+        "galaxies": "hubble_deep_field.jpg",  # public domain, NASA
+    }
+)
+
+
+def normalise(dataset: "Dataset", columns: dict[str, str]) -> "Dataset":
+    """Keep the named columns only, under the names image, label and caption.
+
+    The names of the classes are `dataset.features["label"].names`.
+    Raises ValueError where a column is missing.
+    """
+    if missing := [c for c in columns if c not in dataset.column_names]:
+        raise ValueError(
+            f"The data set has no column {missing[0]!r}, only {', '.join(dataset.column_names)}."
+        )
+    dataset = dataset.select_columns(list(columns))
+    return dataset.rename_columns({old: new for old, new in columns.items() if old != new})
+
+
+def load(name: str, split: str = "test", limit: int | None = None) -> "Dataset":
+    """A real data set with columns image (PIL), and label (int) or caption (list of texts).
+
+    name: one of SETS. limit: at most so many pictures, evenly spread over the split, so that every class
+    occurs. Raises ValueError for an unknown name, RuntimeError where the data set cannot be fetched.
+    """
+    if name not in SETS:
+        raise ValueError(f"There is no data set {name!r}. Write one of: {', '.join(SETS)}.")
+    from datasets import load_dataset
+
+    repository, columns = SETS[name]
+    try:
+        dataset = load_dataset(repository, split=split)
+    except Exception as error:  # the libraries below raise a dozen kinds
+        raise RuntimeError(
+            f"The data set {name!r} ({repository}, {split}) could not be fetched. Check the network, or stay "
+            f"in tiny mode, or take your own pictures: hub.local(folder). ({type(error).__name__}: {error})"
+        ) from error
+    return normalise(spread(dataset, limit), columns)
+
+
+def spread(dataset: "Dataset", limit: int | None) -> "Dataset":
+    """At most `limit` rows, evenly spread over the whole; all rows for None."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    return dataset.select(np.linspace(0, len(dataset) - 1, limit).round().astype(int).tolist())
+
+
+def local(folder: str | Path) -> "Dataset":
+    """Pictures of your own as a data set: one subfolder a class, its name the class name.
+
+    Columns image and label, as `load`. Raises FileNotFoundError where there are none.
+    """
+    folder = Path(folder)
+    names = sorted(p.name for p in folder.glob("*") if p.is_dir())
+    endings = {".png", ".jpg", ".jpeg", ".webp"}
+    files = [
+        (str(p), i)
+        for i, n in enumerate(names)
+        for p in sorted((folder / n).iterdir())
+        if p.suffix.lower() in endings
+    ]
+    if not files:
+        raise FileNotFoundError(
+            f"No pictures in {folder}. Make a subfolder a class and put png, jpg or webp files there."
+        )
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageColumn
+
+    features = Features(image=ImageColumn(), label=ClassLabel(names=names))
+    return Dataset.from_dict(
+        {"image": [f for f, _ in files], "label": [i for _, i in files]}, features=features
+    )
+
+
+def to_tensor(picture: Any, size: int) -> Tensor:
+    """A PIL picture -> 3×size×size in [0, 1]: shorter side resized (bicubic), middle cut out, as CLIP."""
+    picture = picture.convert("RGB")
+    scale = size / min(picture.size)
+    picture = picture.resize([max(size, round(s * scale)) for s in picture.size], Image.Resampling.BICUBIC)
+    left, top = ((s - size) // 2 for s in picture.size)
+    pixels = np.array(picture.crop((left, top, left + size, top + size)))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def photo(name: str | Path, size: int = 224) -> Tensor:
+    """One photograph as 1×3×size×size in [0, 1]: a name of PHOTOS, or the path of a file of your own.
+
+    Raises FileNotFoundError for neither, ValueError for a file that is no picture.
+    """
+    if str(name) in PHOTOS:
+        import skimage.data
+
+        path = Path(skimage.data.__file__).parent / PHOTOS[str(name)]
+    else:
+        path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no file {str(name)!r}. Give a path, or one of: {', '.join(PHOTOS)}."
+        )
+    try:
+        with Image.open(path) as picture:
+            return to_tensor(picture, size)[None]
+    except OSError as error:
+        raise ValueError(
+            f"{str(name)!r} is not a picture that can be read. Give a png, jpg or webp file."
+        ) from error

@@ -1,0 +1,165 @@
+"""Measures: how good is it, how sure are we, and what would a simpler method reach?
+
+Shares are floats from 0 to 1. Scores may be tensors or anything `torch.as_tensor` takes.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _beaten_and_tied(scores: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row: how many scores lie above its own, and how many equal it (itself included)."""
+    if not torch.isfinite(scores).all():
+        raise ValueError("Some scores are not finite numbers. Look for a NaN before measuring.")
+    above = (scores > own[:, None]).sum(1)
+    tied = (scores == own[:, None]).sum(1)
+    return above, tied
+
+
+def _hit_share(scores: Tensor, target: Tensor, k: int) -> float:
+    """The mean chance that the target is among the k best when ties are broken at random.
+
+    Without this a model that gives every class the same score would look perfect, or hopeless,
+    depending on the sorting routine.
+    """
+    if not 1 <= k <= scores.shape[1]:
+        raise ValueError(f"k is {k}. With {scores.shape[1]} candidates choose 1 to {scores.shape[1]}.")
+    above, tied = _beaten_and_tied(scores, scores.gather(1, target[:, None])[:, 0])
+    return ((k - above).clamp(min=0).minimum(tied) / tied).mean().item()
+
+
+def _square(similarity: Tensor) -> Tensor:
+    similarity = torch.as_tensor(similarity)
+    if similarity.ndim != 2 or similarity.shape[0] > similarity.shape[1] or len(similarity) == 0:
+        raise ValueError(
+            f"The similarity has shape {tuple(similarity.shape)}. Row i is a query and column i its answer: "
+            "give at least as many columns as rows."
+        )
+    return similarity
+
+
+def topk_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
+    """Share of rows whose label is among the k best. logits: B×K, labels: B integers; ties: recall_at_k."""
+    logits, labels = torch.as_tensor(logits), torch.as_tensor(labels)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
+        raise ValueError(
+            f"Expected logits B×K and labels B, got {tuple(logits.shape)} and {tuple(labels.shape)}."
+        )
+    return _hit_share(logits, labels, k)
+
+
+def recall_at_k(similarity: Tensor, k: int) -> float:
+    """Share of queries (rows) that find their own answer (the diagonal) among the k best columns.
+
+    similarity: B×N with N >= B. Tied scores count as the mean over all orders of the tie.
+    """
+    similarity = _square(similarity)
+    return _hit_share(similarity, torch.arange(len(similarity), device=similarity.device), k)
+
+
+def median_rank(similarity: Tensor) -> float:
+    """The median place of the right answer, from 1; ties take the middle. similarity: as in recall_at_k."""
+    similarity = _square(similarity)
+    above, tied = _beaten_and_tied(similarity, similarity.diagonal())
+    return (above + (tied + 1) / 2).double().quantile(0.5).item()
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Places from 1; equal values share the mean of their places."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def spearman(a: Tensor | Sequence[float], b: Tensor | Sequence[float]) -> float:
+    """Rank correlation of two lists, from -1 to 1. A constant list has no order: 0."""
+    ranks = [_ranks(np.asarray(torch.as_tensor(v).detach().cpu(), dtype=np.float64)) for v in (a, b)]
+    if ranks[0].shape != ranks[1].shape or ranks[0].ndim != 1 or ranks[0].size < 2:
+        raise ValueError("Give two lists of the same length, at least 2.")
+    x, y = (r - r.mean() for r in ranks)
+    norm = math.sqrt((x @ x) * (y @ y))
+    return float(x @ y) / norm if norm else 0.0
+
+
+def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share: `hits` of `n`. z=1.96 gives 95 %. Wilson, JASA 22 (1927)."""
+    if n < 1 or not 0 <= hits <= n:
+        raise ValueError(f"{hits} hits of {n} is no share. Give n of at least 1 and hits from 0 to n.")
+    p, z2 = hits / n, z * z
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def bootstrap(values: Tensor | Sequence[float], n: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean by resampling n times.
+
+    To compare two methods on the same pictures, give the paired differences: an interval that holds 0 is a
+    tie.
+    """
+    values = np.asarray(torch.as_tensor(values).detach().cpu(), dtype=np.float64)
+    if values.ndim != 1 or values.size < 2:
+        raise ValueError(f"Give a list of at least 2 values, not one of shape {values.shape}.")
+    generator = np.random.default_rng(seed)
+    means = [values[generator.integers(0, values.size, values.size)].mean() for _ in range(n)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def majority(labels: Tensor | Sequence[int]) -> float:
+    """What always answering the most frequent label reaches: the share of that label."""
+    labels = torch.as_tensor(labels)
+    return labels.unique(return_counts=True)[1].max().item() / labels.numel()
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(images.float(), 16).flatten(1)
+
+
+def pixel_neighbour(train_images: Tensor, train_labels: Tensor, images: Tensor) -> Tensor:
+    """The floor for naming pictures: the nearest training picture by L2 distance of 16×16 thumbnails.
+
+    train_images: N×C×H×W, train_labels: N integers from 0, images: B×C×h×w, all in [0, 1].
+    Returns scores B×K, K the largest label + 1: minus the distance to the nearest picture of each class,
+    and -1e9 for a class without pictures. `scores.argmax(1)` names; `topk_accuracy(scores, labels, 5)`
+    measures.
+    """
+    labels = torch.as_tensor(train_labels)
+    train, queries = _thumbnails(train_images), _thumbnails(images)
+    scores = queries.new_full((len(queries), int(labels.max()) + 1), -1e9)
+    for start in range(0, len(queries), 256):  # in pieces: the full table of distances may not fit
+        near = -torch.cdist(queries[start : start + 256], train)
+        scores[start : start + 256].scatter_reduce_(1, labels.expand(len(near), -1), near, "amax")
+    return scores
+
+
+def linear_probe(features: Tensor, labels: Tensor, test_features: Tensor, decay: float = 1e-3) -> Tensor:
+    """Train a linear classifier on frozen features and return its labels for test_features.
+
+    features: N×D, labels: N integers, test_features: B×D → B labels. Logistic regression by L-BFGS, as in
+    the CLIP paper, started from zero: no random numbers. Features are standardised; `decay` weighs the
+    squared weights against the mean loss.
+    """
+    if len(features) != len(labels) or features.shape[1] != test_features.shape[1]:
+        raise ValueError("Give one label per feature row, and test features of the same width.")
+    names, target = torch.as_tensor(labels).unique(return_inverse=True)
+    mean, std = features.double().mean(0), features.double().std(0, correction=0).clamp(min=1e-6)
+    x, x_test = (features.double() - mean) / std, (test_features.double() - mean) / std
+    weight = x.new_zeros(x.shape[1], len(names), requires_grad=True)
+    bias = x.new_zeros(len(names), requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(x @ weight + bias, target) + decay / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return names[(x_test @ weight + bias).argmax(1)].detach()

@@ -1,0 +1,534 @@
+"""What every notebook of the course must be. Each rule is one function: notebook in, complaints out.
+
+    python tools/hygiene.py                          all chapters, and the template
+    python tools/hygiene.py chapters/01_clip.ipynb   only these
+
+The tests run the same rules, and break a copy of the template for each, to see it fail.
+"""
+
+import ast
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nbformat import NotebookNode
+
+from execute import normalise
+from notebooks import ROOT, TEMPLATE, WIDGET_STATE, WIDGET_VIEW, chapters, code_cells, facts, printed, read, tags
+
+BOOK = "https://clip-notes.github.io/clip-notes/"
+REPOSITORY = "https://github.com/clip-notes/clip-notes"
+COLAB = "https://colab.research.google.com/github/clip-notes/clip-notes"
+SECTIONS = [
+    "At a glance", "Warm-up", "Set-up", "The idea", "Build it", "A toy proof", "Equal to the original", "Results",
+    "On real data", "Look inside", "More measurements", "Where paper and code disagree", "Exercises",
+    "Quiz, summary, what became of it",
+]
+KINDS = ["complete", "change", "debug", "transfer", "rebuild"]
+WORKPLACE = ["session helper", "/work/", "subagent", "sandbox", "/home/", "/root/", "/Users/", "/tmp/"]
+PICTURES = ("image/png", "image/jpeg", "image/webp", "image/svg+xml", "image/gif")
+MEGABYTES = 3
+
+
+@dataclass
+class Page:
+    """A notebook and where it lies."""
+
+    path: Path
+    notebook: NotebookNode
+
+    @property
+    def is_template(self) -> bool:
+        return self.path.stem == TEMPLATE.stem
+
+    @cached_property
+    def code(self) -> list[NotebookNode]:
+        return code_cells(self.notebook)
+
+    @cached_property
+    def prose(self) -> list[NotebookNode]:
+        return [cell for cell in self.notebook.cells if cell.cell_type == "markdown"]
+
+    def tagged(self, tag: str) -> list[NotebookNode]:
+        return [cell for cell in self.code if tag in tags(cell)]
+
+    @cached_property
+    def headings(self) -> list[tuple[int, str]]:
+        return [h for cell in self.prose for h in headings(cell.source)]
+
+    @cached_property
+    def sections(self) -> dict[str, list[NotebookNode]]:
+        """H2 -> the cells under it."""
+        found: dict[str, list[NotebookNode]] = {"": []}
+        current = ""
+        for cell in self.notebook.cells:
+            if cell.cell_type == "markdown":
+                for level, text in headings(cell.source):
+                    current = text if level == 2 else current
+            found.setdefault(current, []).append(cell)
+        return found
+
+    @cached_property
+    def exercises(self) -> dict[str, dict[str, NotebookNode]]:
+        """name -> its cells: "exercise" (the stub), "check" (the self-check), "solution"."""
+        found: dict[str, dict[str, NotebookNode]] = {}
+        for cell in self.code:
+            for role in ("exercise", "check", "solution"):
+                if role in facts(cell):
+                    found.setdefault(facts(cell)[role], {})[role] = cell
+        return found
+
+
+def prose_only(markdown: str) -> str:
+    """Markdown without fenced code."""
+    return re.sub(r"^(```|~~~).*?^\1\s*?$", "", markdown, flags=re.M | re.S)
+
+
+def headings(markdown: str) -> list[tuple[int, str]]:
+    found = re.findall(r"^(#{1,6})\s+(.+?)\s*#*$", prose_only(markdown), flags=re.M)
+    return [(len(marks), text) for marks, text in found]
+
+
+def words(cells: list[NotebookNode]) -> int:
+    """Words of prose: without code blocks, formulas and the addresses of links."""
+    text = "\n".join(prose_only(cell.source) for cell in cells if cell.cell_type == "markdown")
+    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", " formula ", text, flags=re.S)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    return len(re.findall(r"[\w'’-]*\w", text))
+
+
+def lines(cell: NotebookNode) -> int:
+    return len(cell.source.strip("\n").split("\n"))
+
+
+# ---------------------------------------------------------------- the shape of a chapter
+
+
+def template_headings(page: Page) -> Iterator[str]:
+    """One H1, in the first cell, and the fourteen H2s in their order (chapter 14 has its own)."""
+    titles = [text for level, text in page.headings if level == 1]
+    if len(titles) != 1 or not page.notebook.cells[0].source.startswith("# "):
+        yield f"has {len(titles)} H1 headings: write one, at the start of the first cell"
+    found = [text for level, text in page.headings if level == 2]
+    if found != SECTIONS and not page.path.stem.startswith("14"):
+        wrong = next((f"{w!r} stands where {r!r} should" for w, r in zip(found, SECTIONS, strict=False) if w != r),
+                     f"there are {len(found)}, not {len(SECTIONS)}")
+        yield f"does not have the H2 headings of the template: {wrong}"
+
+
+def lengths(page: Page) -> Iterator[str]:
+    """2,500 to 4,500 words, 35 to 70 code cells (the template is exempt)."""
+    if page.is_template:
+        return
+    if not 2500 <= (count := words(page.prose)) <= 4500:
+        yield f"has {count} words, not 2,500 to 4,500"
+    if not 35 <= len(page.code) <= 70:
+        yield f"has {len(page.code)} code cells, not 35 to 70"
+
+
+def short_cells(page: Page) -> Iterator[str]:
+    """No code cell above 40 lines."""
+    for cell in page.code:
+        if lines(cell) > 40:
+            yield f"cell {cell.id} has {lines(cell)} lines, at most 40 are allowed"
+
+
+def short_idea(page: Page) -> Iterator[str]:
+    """The idea in at most 400 words."""
+    count = words(page.sections.get("The idea", []))
+    if count > 400:
+        yield f"tells the idea in {count} words, at most 400 are allowed"
+
+
+def short_setup(page: Page) -> Iterator[str]:
+    """The set-up: one cell of at most 12 lines, which calls clipnotes.start with the chapter's own name."""
+    cells = [cell for cell in page.sections.get("Set-up", []) if cell.cell_type == "code"]
+    if len(cells) != 1 or cells[0].id != "set-up":
+        yield "must have one code cell in its set-up section, with the id set-up"
+        return
+    if lines(cells[0]) > 12:
+        yield f"has a set-up cell of {lines(cells[0])} lines, at most 12 are allowed"
+    if f'clipnotes.start("{page.path.stem}"' not in cells[0].source:
+        yield f'must call clipnotes.start("{page.path.stem}") in its set-up cell'
+
+
+# ---------------------------------------------------------------- the stored file
+
+
+def stored_form(page: Page) -> Iterator[str]:
+    """nbformat 4.5, a python3 kernel, at most 3 MB."""
+    book = page.notebook
+    if (book.nbformat, book.nbformat_minor) != (4, 5):
+        yield f"is nbformat {book.nbformat}.{book.nbformat_minor}, not 4.5"
+    if book.metadata.get("kernelspec", {}).get("name") != "python3":
+        yield "needs the kernel python3"
+    size = len(json.dumps(book, ensure_ascii=False).encode()) / 1e6
+    if size > MEGABYTES:
+        yield f"is {size:.1f} MB, at most {MEGABYTES} are allowed"
+
+
+def sequential_counts(page: Page) -> Iterator[str]:
+    """Execution counts 1, 2, 3, ...: run from top to bottom in one go."""
+    counts = [cell.execution_count for cell in page.code]
+    if counts != list(range(1, len(counts) + 1)):
+        yield "was not run from top to bottom: make execute NAME=..."
+
+
+def normalised(page: Page) -> Iterator[str]:
+    """Stored by tools/execute.py: nothing random in it, nothing of one machine."""
+    if json.dumps(normalise(page.notebook), sort_keys=True) != json.dumps(page.notebook, sort_keys=True):
+        yield "is not normalised: make execute NAME=..."
+
+
+def stored_outputs(page: Page) -> Iterator[str]:
+    """A cell that is checked shows what it checked; no errors and no warnings are stored."""
+    for cell in page.code:
+        kinds = [output.output_type for output in cell.outputs]
+        if "error" in kinds:
+            yield f"cell {cell.id} has a stored error"
+        if any(o.output_type == "stream" and o.name == "stderr" for o in cell.outputs):
+            yield f"cell {cell.id} has stored warnings (stderr)"
+        if {"claim", "check"} & set(tags(cell)) and not printed(cell).strip():
+            yield f"cell {cell.id} is a claim or a check, but prints nothing"
+        if "nbval-check-output" in tags(cell) and not cell.outputs:
+            yield f"cell {cell.id} asks nbval to compare its output, but none is stored"
+
+
+def compared_outputs(page: Page) -> Iterator[str]:
+    """nbval compares the output of at least ten cells (three in the template)."""
+    least, count = (3 if page.is_template else 10), len(page.tagged("nbval-check-output"))
+    if count < least:
+        yield f"has {count} cells tagged nbval-check-output, at least {least} are needed"
+
+
+def stable_ids(page: Page) -> Iterator[str]:
+    """Cell ids given by hand: unique words with dashes, as loss-naive."""
+    for id, count in Counter(cell.id for cell in page.notebook.cells).items():
+        if count > 1:
+            yield f"has {count} cells with the id {id}"
+        if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", id) or len(id) > 48:
+            yield f"has the cell id {id!r}: write lower-case words with dashes"
+        elif re.fullmatch(r"(?=.*\d)[0-9a-f-]{6,}|[0-9a-f]{8,}", id):
+            yield f"has the cell id {id!r}, which looks random: give it a name"
+
+
+# ---------------------------------------------------------------- truth
+
+
+def definitions(source: str) -> dict[str, ast.AST]:
+    """The classes and functions at the top level of a source."""
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)
+    return {node.name: node for node in ast.parse(source).body if isinstance(node, kinds)}
+
+
+def bare(tree: ast.AST) -> str:
+    """A syntax tree as text, without docstrings (comments are not in it)."""
+    tree = ast.parse(ast.unparse(tree))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+            node.body = body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def no_drift(page: Page) -> Iterator[str]:
+    """What a cell tagged lib:clipnotes/x.py defines is what the library defines: the same syntax tree."""
+    for cell in page.code:
+        for tag in tags(cell):
+            if not tag.startswith("lib:"):
+                continue
+            module = ROOT / tag.removeprefix("lib:")
+            if not module.exists():
+                yield f"cell {cell.id} is tagged {tag}, but there is no such file"
+                continue
+            here, there = definitions(cell.source), definitions(module.read_text("utf-8"))
+            if not here:
+                yield f"cell {cell.id} is tagged {tag}, but defines nothing"
+            for name, node in here.items():
+                if name not in there:
+                    yield f"cell {cell.id} defines {name}, which {module.name} does not have"
+                elif bare(node) != bare(there[name]):
+                    yield f"cell {cell.id} defines {name} in another way than {module.name}"
+
+
+def enough_assertions(page: Page) -> Iterator[str]:
+    """At least ten asserts or claims."""
+    count = sum(len(re.findall(r"^\s*assert\b|\bcheck\.(?:claim|parity)\(", cell.source, re.M)) for cell in page.code)
+    if count < 10:
+        yield f"has {count} asserts and claims, at least ten are needed"
+
+
+def claims_are_tagged(page: Page) -> Iterator[str]:
+    """A cell with a claim is tagged claim, and the claim's id starts with the chapter's number."""
+    for cell in page.code:
+        found = re.findall(r"check\.claim\(\s*\"([^\"]+)\"", cell.source)
+        if found and "claim" not in tags(cell):
+            yield f"cell {cell.id} makes a claim, but is not tagged claim"
+        for id in found:
+            if not re.fullmatch(rf"{page.path.stem[:2]}\.[a-z0-9_]+", id):
+                yield f"cell {cell.id} claims {id!r}: an id looks like {page.path.stem[:2]}.loss_falls"
+
+
+# ---------------------------------------------------------------- figures
+
+
+def alternative_text(page: Page) -> Iterator[str]:
+    """Each picture has alternative text: 40 characters or more, its own."""
+    seen: dict[str, str] = {}
+    for cell in page.code:
+        if not any(kind in o.get("data", {}) for o in cell.outputs for kind in PICTURES):
+            continue
+        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+        if len(alt) < 40:
+            yield f"cell {cell.id} shows a picture with {len(alt)} characters of alternative text (mystnb.image.alt)"
+        elif alt in seen:
+            yield f"cells {seen[alt]} and {cell.id} have the same alternative text"
+        seen.setdefault(alt, cell.id)
+
+
+def live_figure(page: Page) -> Iterator[str]:
+    """At least one interactive figure with its state stored; its pictures have alternative text."""
+    state = page.notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    for cell in page.tagged("interactive"):
+        shown = [o.data[WIDGET_VIEW]["model_id"] for o in cell.outputs if WIDGET_VIEW in o.get("data", {})]
+        if not shown or not set(shown) <= set(state):
+            yield f"cell {cell.id} is tagged interactive, but no widget is stored for it"
+    if not page.tagged("interactive"):
+        yield "has no interactive figure (a cell tagged interactive)"
+    if any(model.get("model_name") == "ImageModel" for model in state.values()):
+        yield "shows an ipywidgets Image, which has no alternative text: use draw.slider"
+    for picture in re.findall(r"<img [^>]*>", json.dumps(state)):
+        if not re.search(r'alt=\\"[^\\"]{10,}', picture):
+            yield "has a picture in a widget without alternative text"
+            break
+
+
+# ---------------------------------------------------------------- prose
+
+
+def plain_markdown(page: Page) -> Iterator[str]:
+    """CommonMark and formulas only: MyST's directives and roles show as noise on Colab and GitHub."""
+    for cell in page.prose:
+        if found := re.search(r"^(```+|:::+)\s*\{|\{[a-z:-]+\}`|^\([\w-]+\)=$", cell.source, re.M):
+            yield f"cell {cell.id} uses MyST syntax: {found[0]!r}"
+        if re.search(r"!\[[^\]]*\]\(https?:|<img[^>]+src=.https?:", cell.source):
+            yield f"cell {cell.id} shows a picture from another site"
+
+
+def no_workplace(page: Page) -> Iterator[str]:
+    """Nothing of the place where it was written: no machine's paths, no talk about the work."""
+    for cell in page.notebook.cells:
+        text = json.dumps([cell.source, cell.get("outputs", [])], ensure_ascii=False)
+        for word in WORKPLACE:
+            if word.lower() in text.lower():
+                yield f"cell {cell.id} contains {word!r}"
+
+
+def numbered(page: Page) -> Iterator[str]:
+    """Figures and equations are numbered in order: Figure 3.1, Figure 3.2; \\tag{3.1}, \\tag{3.2}."""
+    chapter = int(page.path.stem[:2])
+    text = "\n".join(cell.source for cell in page.prose)
+    for what, pattern in (("figures", r"\*\*Figure (\d+)\.(\d+)"), ("equations", r"\\tag\{(\d+)\.(\d+)\}")):
+        found = [(int(a), int(b)) for a, b in re.findall(pattern, text)]
+        if found != [(chapter, number) for number in range(1, len(found) + 1)]:
+            yield f"does not number its {what} in order: {', '.join(f'{a}.{b}' for a, b in found)}"
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as the book and GitHub make it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page of the book."""
+    if path.suffix == ".ipynb":
+        sources = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+    else:
+        sources = [path.read_text("utf-8")]
+    found = {slug(text) for source in sources for _, text in headings(source)}
+    return found | {label for source in sources for label in re.findall(r"^\(([\w-]+)\)=$", source, re.M)}
+
+
+def book_pages() -> set[str]:
+    """The pages in _toc.yml, without their endings."""
+    return set(re.findall(r"^\s*-?\s*(?:file|root):\s*(\S+)", (ROOT / "_toc.yml").read_text("utf-8"), re.M))
+
+
+def broken_link(link: str, page: Page) -> str:
+    """What is wrong with a link, or nothing. Links to other sites are not followed."""
+    if link.startswith("#"):
+        known = {slug(text) for _, text in page.headings}
+        return "" if link[1:] in known else "leads to no heading of this notebook"
+    if link.startswith(BOOK):
+        name, _, anchor = link.removeprefix(BOOK).partition("#")
+        stem = name.removesuffix(".html") if name not in ("", "index.html") else "book/index"
+        source = next((ROOT / f"{stem}{end}" for end in (".md", ".ipynb") if (ROOT / f"{stem}{end}").exists()), None)
+        if source is None or (stem not in book_pages()):
+            return "leads to no page of the book"
+        return "" if not anchor or anchor in anchors(source) else "leads to no heading of that page"
+    for start in (f"{REPOSITORY}/blob/main/", f"{REPOSITORY}/tree/main/", f"{COLAB}/blob/main/"):
+        if link.startswith(start):
+            target = ROOT / link.removeprefix(start).partition("#")[0]
+            return "" if target.exists() or target == page.path else "leads to no file of the repository"
+    if link.startswith(("https://", "http://", "mailto:")):
+        return ""
+    return "is relative: write the book's or the repository's address"
+
+
+def links_resolve(page: Page) -> Iterator[str]:
+    """Every link is absolute, or leads into this notebook; those to the book and the repository exist."""
+    for cell in page.prose:
+        text = re.sub(r"`[^`\n]*`", "", prose_only(cell.source))
+        for link in re.findall(r"\]\(<?([^)\s>]+)>?\)|<(https?://[^>\s]+)>", text):
+            target = link[0] or link[1]
+            if problem := broken_link(target, page):
+                yield f"cell {cell.id}: the link {target} {problem}"
+
+
+# ---------------------------------------------------------------- exercises and quiz
+
+
+def quiz_questions(page: Page) -> list[dict]:
+    """The questions of the cell tagged quiz, which must be a literal list."""
+    for cell in page.tagged("quiz"):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.List) and node.elts and all(isinstance(e, ast.Dict) for e in node.elts):
+                return ast.literal_eval(node)
+    return []
+
+
+def good_quiz(page: Page) -> Iterator[str]:
+    """Five questions, one right answer each; the feedback of a wrong one starts "Misconception's name: ..."."""
+    questions = quiz_questions(page)
+    if len(questions) != 5:
+        yield f"has {len(questions)} quiz questions, not five (a literal list in a cell tagged quiz)"
+    for question in questions:
+        text, answers = question["question"], question["answers"]
+        if sum(bool(a.get("correct")) for a in answers) != 1 or len(answers) < 3:
+            yield f"quiz: {text!r} needs three answers or more, one of them right"
+        for answer in answers:
+            feedback = answer.get("feedback", "")
+            if not answer.get("correct") and not re.match(r"[A-Z][^:.]{4,60}: .{20,}", feedback):
+                yield f"quiz: {answer['answer']!r} must name its misconception: feedback 'Name: why it is wrong'"
+    earlier = [q for q in questions if q.get("chapter", page.path.stem) != page.path.stem]
+    if int(page.path.stem[:2]) > 1 and not earlier:
+        yield "has no quiz question from an earlier chapter (\"chapter\": \"01_clip\")"
+    if not any("nbval-ignore-output" in tags(cell) for cell in page.tagged("quiz")):
+        yield "needs the tag nbval-ignore-output on its quiz"
+
+
+def outcomes_tested(page: Page) -> Iterator[str]:
+    """3 to 5 outcomes in "At a glance" (**O1** ...), each asked for by an exercise or a quiz question."""
+    text = "\n".join(cell.source for cell in page.sections.get("At a glance", []))
+    promised = re.findall(r"\*\*(O\d)\*\*", text)
+    if promised != [f"O{n}" for n in range(1, len(promised) + 1)] or not 3 <= len(promised) <= 5:
+        yield f"promises {len(promised)} outcomes: write 3 to 5, **O1** to **O5**, in order"
+    asked = {q.get("outcome") for q in quiz_questions(page)}
+    asked |= {facts(cells["exercise"]).get("outcome") for cells in page.exercises.values() if "exercise" in cells}
+    for outcome in promised:
+        if outcome not in asked:
+            yield f"promises {outcome}, but no exercise and no quiz question asks for it"
+    for outcome in sorted(filter(None, asked - set(promised))):
+        yield f"asks for {outcome}, which it does not promise"
+
+
+def whole_exercises(page: Page) -> Iterator[str]:
+    """Exercises of all five kinds; each has a stub, a self-check, a solution and two wrong answers."""
+    kinds = []
+    for name, cells in page.exercises.items():
+        for role in {"exercise", "check", "solution"} - set(cells):
+            yield f"exercise {name} has no {role} cell (metadata clipnotes.{role})"
+        if "exercise" not in cells:
+            continue
+        told = facts(cells["exercise"])
+        kinds.append(told.get("kind"))
+        if told.get("kind") not in KINDS:
+            yield f"exercise {name} is of kind {told.get('kind')!r}: write {', '.join(KINDS)}"
+        if not re.fullmatch(r"O\d", told.get("outcome", "")):
+            yield f"exercise {name} must name its outcome: clipnotes.outcome = \"O2\""
+        wrong = told.get("wrong", [])
+        if len(wrong) != 2 or len(set(wrong)) != 2 or not all(isinstance(w, str) and w.strip() for w in wrong):
+            yield f"exercise {name} needs two typical wrong answers (clipnotes.wrong, two sources)"
+    for kind in KINDS:
+        if kind not in kinds:
+            yield f"has no exercise of the kind {kind}"
+
+
+def graded(page: Page) -> Iterator[str]:
+    """nbgrader's marks: the stub is to be filled in, the self-check is locked and worth points."""
+    stub = {"grade": False, "solution": True, "locked": False, "task": False, "schema_version": 3}
+    test = {"grade": True, "solution": False, "locked": True, "task": False, "schema_version": 3}
+    for name, cells in page.exercises.items():
+        for role, expected, grade_id in (("exercise", stub, name), ("check", test, f"{name}-check")):
+            marks = cells[role].metadata.get("nbgrader", {}) if role in cells else expected | {"grade_id": grade_id}
+            if any(marks.get(key) != value for key, value in expected.items()) or marks.get("grade_id") != grade_id:
+                yield f"the {role} cell of exercise {name} needs nbgrader's metadata (see CONTRIBUTING.md)"
+            elif role == "check" and role in cells and not marks.get("points"):
+                yield f"the check cell of exercise {name} is worth no points"
+
+
+def hidden_solutions(page: Page) -> Iterator[str]:
+    """A solution is collapsed everywhere, and its names end in _solution."""
+    for name, cells in page.exercises.items():
+        if not (cell := cells.get("solution")):
+            continue
+        if not {"solution", "hide-cell"} <= set(tags(cell)):
+            yield f"the solution of {name} needs the tags solution and hide-cell"
+        if not cell.metadata.get("jupyter", {}).get("source_hidden") or cell.metadata.get("cellView") != "form":
+            yield f"the solution of {name} needs jupyter.source_hidden and cellView: form"
+        if not cell.source.startswith("# @title Solution"):
+            yield f"the solution of {name} must begin with # @title Solution"
+        if not solution_names(cell.source) or any(not n.endswith("_solution") for n in bound_names(cell.source)):
+            yield f"the solution of {name} may only bind names that end in _solution"
+
+
+def bound_names(source: str) -> list[str]:
+    """The names that a source binds at its top level: functions, classes, variables."""
+    found = list(definitions(source))
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        found += [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+    return found
+
+
+def solution_names(source: str) -> list[str]:
+    """The plain names that a solution answers: loss_solution -> loss."""
+    return [name.removesuffix("_solution") for name in bound_names(source) if name.endswith("_solution")]
+
+
+RULES: list[Callable[[Page], Iterator[str]]] = [
+    template_headings, lengths, short_cells, short_idea, short_setup, stored_form, sequential_counts, normalised,
+    stored_outputs, compared_outputs, stable_ids, no_drift, enough_assertions, claims_are_tagged, alternative_text,
+    live_figure, plain_markdown, no_workplace, numbered, links_resolve, good_quiz, outcomes_tested, whole_exercises,
+    graded, hidden_solutions,
+]
+
+
+def complaints(page: Page) -> list[str]:
+    return [f"{page.path.name} {text}" for rule in RULES for text in rule(page)]
+
+
+def summary(page: Page) -> str:
+    mean = sum(map(lines, page.code)) / max(1, len(page.code))
+    return (f"{page.path.name}: {words(page.prose)} words, {len(page.code)} code cells of {mean:.1f} lines in the mean, "
+            f"{len(page.exercises)} exercises")
+
+
+def main() -> int:
+    paths = [Path(name).resolve() for name in sys.argv[1:]] or [TEMPLATE, *chapters()]
+    found = []
+    for path in paths:
+        page = Page(path, read(path))
+        print(summary(page))
+        found += complaints(page)
+    print("\n".join(found) or "nothing to complain about")
+    return min(len(found), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The probe page: what a candidate CLIP knows, each figure beside its control. The gate before a long training.
+
+    python tools/probe_clip.py [checkpoint] [--names 120] [--n 500] [--page]
+
+`--page` writes book/probe.md and book/records/probe.json (for the shipped model).
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+import torch.nn.functional as F
+
+from clipnotes import grammar, toyworld
+from clipnotes.clip import CLIP, load_clip
+from clipnotes.metrics import topk_accuracy
+from clipnotes.prompts import class_embeddings
+from tools.eval_clip import SEED, evaluate, image_embeddings, name_scores, pool_names, show
+
+BOOK = Path(__file__).parent.parent / "book"
+
+
+@torch.no_grad()
+def patches(model: CLIP, n: int = 300, names: list[str] | None = None, size: int = 96) -> dict:
+    """Does the best patch for a name lie on the named thing? The control asks for a name that is not there."""
+    rows = {}
+    for label, styles in (("training styles", toyworld.TRAIN_STYLES), ("emojitwo", [toyworld.HELD_OUT_STYLE])):
+        batch = toyworld.scenes(n, SEED + 20, size, objects=(2, 3), styles=styles, names=names, tints=0.0)
+        there = batch["labels"][:, 0]
+        absent = there.roll(7)  # another scene's first object
+        fine = (absent[:, None] != batch["labels"]).all(1)
+        class_emb = class_embeddings(model, [c.name for c in grammar.concepts()], grammar.TEMPLATES[1:4])
+        for path in (("tokens", "value") if model.config.is_vit else (None,)):
+            side = size if model.config.is_vit else model.config.image_size
+            images = F.interpolate(batch["images"], (side, side), mode="bilinear")
+            found = torch.cat([model.patch_features(part, path=path) for part in images.split(100)])
+            grid = found.shape[1]
+            mask = F.adaptive_avg_pool2d((batch["object_map"] == 0).float()[:, None], grid).flatten(1) > 0.5
+            seen = mask.any(1) & fine
+            best = [(found.flatten(1, 2) @ class_emb[who][:, :, None]).squeeze(-1).argmax(1) for who in (there, absent)]
+            hit = [mask[torch.arange(n), b][seen].float().mean().item() for b in best]
+            rows[f"{label}, {path or 'pooled'}"] = dict(hit=hit[0], absent_name=hit[1], grid=f"{grid}x{grid}",
+                                                        area=mask[seen].float().mean().item(), n=int(seen.sum()))
+    return rows
+
+
+@torch.no_grad()
+def forms(model: CLIP, n: int = 500, names: list[str] | None = None) -> dict:
+    """Silhouettes, outlines, edges by name; solids by name."""
+    chosen = names or pool_names(None)
+    class_emb = class_embeddings(model, chosen, grammar.TEMPLATES[1:6])
+    rows = {}
+    for kind in ("silhouette", "outline", "edges"):
+        kind_emb = class_embeddings(model, chosen, grammar.STYLE_TEMPLATES[kind])
+        batch = toyworld.line_art(n, SEED + 30, kind=kind, names=chosen)
+        row = name_scores(model, batch, chosen, kind_emb)
+        rows[kind] = row | dict(photo_prompt_top1=name_scores(model, batch, chosen, class_emb)["top1"], chance=1 / len(chosen))
+    batch = toyworld.renders(n, SEED + 31)
+    solid = class_embeddings(model, grammar.SOLIDS, grammar.STYLE_TEMPLATES["solid"])
+    rows["solids"] = dict(top1=topk_accuracy(image_embeddings(model, batch["images"]) @ solid.T, batch["labels"]),
+                          chance=1 / len(grammar.SOLIDS), n=n)
+    return rows
+
+
+@torch.no_grad()
+def regions(model: CLIP, n: int = 500) -> dict:
+    """Which ground an object stands on, told by the pooled embedding."""
+    batch = toyworld.scenes(n, SEED + 40, objects=(1, 1), masks=False)
+    below = batch["regions"][:, -1, 0]
+    names = list(toyworld.LOWER)
+    truth = torch.tensor([names.index(grammar.REGIONS[i]) for i in below.tolist()])
+    text = model.encode_text([f"a photo of something {grammar.ON[r]}".replace("something", "this object") for r in names])
+    return {"ground": dict(top1=topk_accuracy(image_embeddings(model, batch["images"]) @ text.T, truth),
+                           chance=1 / len(names), n=n)}
+
+
+def markdown(tables: dict, card: dict) -> str:
+    """The probe page of the book."""
+    lines = ["# What the tiny CLIP knows", "",
+             "Every later chapter asks the tiny CLIP for something. This page, written by `tools/probe_clip.py`, says "
+             "what it can give, each figure beside its control: chance, the majority class, the nearest picture in "
+             "pixels, a name that is not in the picture. All are shares of one, n says of how many.", "",
+             f"The model has seen {card['images']:,} pictures ({card['minutes']:.0f} minutes on two CPU cores, seed "
+             f"{card['seed']}).", ""]
+    for head, rows in tables.items():
+        keys = list(dict.fromkeys(k for row in rows.values() for k in row))
+        lines += [f"## {head}", "", "| | " + " | ".join(k.replace("_", " ") for k in keys) + " |",
+                  "|---|" + "---|" * len(keys)]
+        for name, row in rows.items():
+            cells = [f"{row[k]:.3f}" if isinstance(row.get(k), float) else str(row.get(k, "")) for k in keys]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", default="tiny")
+    parser.add_argument("--names", type=int)
+    parser.add_argument("--n", type=int, default=500)
+    parser.add_argument("--page", action="store_true")
+    args = parser.parse_args()
+    model = load_clip(args.checkpoint)
+    names = pool_names(args.names) if args.names else None
+    tables = evaluate(model, args.names, args.n)
+    tables |= {"Patches": patches(model, names=names), "Other forms": forms(model, args.n, names), "Grounds": regions(model)}
+    for head, rows in tables.items():
+        show(rows, head)
+    if args.page:
+        (BOOK / "records").mkdir(exist_ok=True)
+        (BOOK / "records" / "probe.json").write_text(json.dumps(tables, indent=1) + "\n")
+        (BOOK / "probe.md").write_text(markdown(tables, model.card))
+
+
+if __name__ == "__main__":
+    main()
