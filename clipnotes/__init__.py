@@ -23,12 +23,7 @@ _CHAPTERS = (
     "00_template 01_clip 02_lseg 03_groupvit 04_vild 05_glip 06_glipv2 07_clipasso 08_clip4clip "
     "09_actionclip 10_clip_vil 11_audioclip 12_pointclip 13_depthclip 14_three_ways"
 ).split()
-_MODES = MappingProxyType(
-    {
-        "tiny": "toy world, tiny CLIP, offline",
-        "full": "the real CLIP, real data",
-    }
-)
+_MODES = MappingProxyType({"tiny": "toy world, tiny CLIP, offline", "full": "the real CLIP, real data"})
 
 
 def _repair_torchvision() -> torch.library.Library | None:

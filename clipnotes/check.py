@@ -28,7 +28,7 @@ KINDS = ("exact", "live", "shipped", "recorded")
 
 
 def _chapter(number_or_name: str) -> str:
-    """ "01" or "clip" -> "01_clip"."""
+    """The chapter of a number or a method: both 01 and clip belong to 01_clip."""
     for chapter in _CHAPTERS:
         if number_or_name in chapter.split("_", 1):
             return chapter
@@ -72,23 +72,13 @@ def _number(value: float) -> str:
 def _bar(low: float | None, high: float | None) -> str:
     if low is not None and high is not None:
         return f"from {_number(low)} to {_number(high)}"
-    return (
-        f"at least {_number(low)}"
-        if low is not None
-        else f"at most {_number(high)}"
-        if high is not None
-        else ""
-    )
+    if low is not None:
+        return f"at least {_number(low)}"
+    return "" if high is None else f"at most {_number(high)}"
 
 
-def _failure(
-    value: float,
-    low: float | None,
-    high: float | None,
-    baseline: float | None,
-    lower_is_better: bool,
-    null: bool,
-) -> str:
+def _failure(value: float, low: float | None, high: float | None, baseline: float | None,
+             lower_is_better: bool, null: bool) -> str:
     """Why the claim fails, or nothing."""
     if not math.isfinite(value):
         return "the value is not a finite number"
@@ -99,21 +89,10 @@ def _failure(
     return ""
 
 
-def claim(
-    id: str,
-    value: float,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    kind: str,
-    baseline: float | None = None,
-    paper: float | str | None = None,
-    n: int | None = None,
-    note: str = "",
-    interval: tuple[float, float] | None = None,
-    lower_is_better: bool = False,
-    null: bool = False,
-) -> None:
+def claim(id: str, value: float, low: float | None = None, high: float | None = None, *, kind: str,
+          baseline: float | None = None, paper: float | str | None = None, n: int | None = None,
+          note: str = "", interval: tuple[float, float] | None = None, lower_is_better: bool = False,
+          null: bool = False) -> None:
     """Assert that a measured figure is as the text says, and print it in one line.
 
     id: chapter number, dot, name: "01.loss_below_ln_n". value: a number or a tensor of one.
@@ -152,6 +131,7 @@ def claim(
 
 # ---------------------------------------------------------------- parity
 
+Pairs = list[tuple[Any, Tensor]]  # what the candidate gives, and what the release gives
 _RELEASES = {"clip": "openai/CLIP at d05afc4"}
 _CAUSES = {  # what is usually wrong; shown with a failure
     "clip.vit": "the class token comes first; ln_pre after the positions; x + f(LN(x)) in each block; "
@@ -180,9 +160,8 @@ def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         path = folder / f"{name.replace('.', '_')}.safetensors"
         if path.exists():
             with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(
-                    file.metadata()["config"]
-                )
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+                return tensors, json.loads(file.metadata()["config"])
     raise ValueError(f"There are no official numbers for {name!r}. There are some for: {', '.join(_CAUSES)}.")
 
 
@@ -217,68 +196,42 @@ def _load(
     return module.eval()
 
 
-def _clip_vit(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> list[tuple[Any, Tensor]]:
-    module = _build(
-        candidate,
-        image_size=config["input_resolution"],
-        patch_size=config["patch_size"],
-        width=config["width"],
-        layers=config["layers"],
-        heads=config["heads"],
-        embed_dim=config["output_dim"],
-    )
+def _clip_vit(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    same = ("patch_size", "width", "layers", "heads")
+    named = dict(image_size=config["input_resolution"]) | {key: config[key] for key in same}
+    return _image_tower(_build(candidate, **named, embed_dim=config["output_dim"]), tensors)
+
+
+def _clip_resnet(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    named = dict(image_size=config["input_resolution"], layers=tuple(config["layers"]))
+    named |= dict(width=config["width"], heads=config["heads"], embed_dim=config["output_dim"])
+    return _image_tower(_build(candidate, **named), tensors)
+
+
+def _image_tower(module: nn.Module, tensors: dict[str, Tensor]) -> Pairs:
     return [(_load(module, tensors, "weights/visual.")(tensors["in/image"]), tensors["out/image_features"])]
 
 
-def _clip_resnet(
-    candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]
-) -> list[tuple[Any, Tensor]]:
-    module = _build(
-        candidate,
-        image_size=config["input_resolution"],
-        layers=tuple(config["layers"]),
-        width=config["width"],
-        heads=config["heads"],
-        embed_dim=config["output_dim"],
-    )
-    return [(_load(module, tensors, "weights/visual.")(tensors["in/image"]), tensors["out/image_features"])]
-
-
-def _clip_text(
-    candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]
-) -> list[tuple[Any, Tensor]]:
-    named = dict(
-        embed_dim=config["embed_dim"],
-        context_length=config["context_length"],
-        vocab_size=config["vocab_size"],
-        text_width=config["transformer_width"],
-        text_layers=config["transformer_layers"],
-        text_heads=config["transformer_heads"],
-    )
+def _clip_text(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    named = {key: config[key] for key in ("embed_dim", "context_length", "vocab_size")}
+    named |= {f"text_{key}": config[f"transformer_{key}"] for key in ("width", "layers", "heads")}
     if not isinstance(candidate, nn.Module) and list(signature(candidate).parameters) == ["config"]:
         from clipnotes.clip import CLIPConfig
 
-        named = dict(
-            config=CLIPConfig(image_size=32, vision_layers=1, vision_width=64, patch_size=32, **named)
-        )
+        unused = dict(image_size=32, vision_layers=1, vision_width=64, patch_size=32)
+        named = dict(config=CLIPConfig(**unused, **named))
     module = _load(_build(candidate, **named), tensors, "weights/", ignore=("visual.", "logit_scale"))
     encode = getattr(module, "encode_ids", module)
     return [(encode(tensors["in/text"]), tensors["out/text_features"])]
 
 
-def _clip_loss(
-    candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]
-) -> list[tuple[Any, Tensor]]:
+def _clip_loss(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
     image_emb, text_emb = (F.normalize(tensors[f"in/{side}_features"], dim=-1) for side in ("image", "text"))
-    return [
-        (candidate(image_emb, text_emb, tensors[f"in/logit_scale_{case}"].exp()), tensors[f"out/loss_{case}"])
-        for case in "ab"
-    ]
+    scales = {case: tensors[f"in/logit_scale_{case}"].exp() for case in "ab"}
+    return [(candidate(image_emb, text_emb, scales[case]), tensors[f"out/loss_{case}"]) for case in "ab"]
 
 
-def _clip_tokens(
-    candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]
-) -> list[tuple[Any, Tensor]]:
+def _clip_tokens(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
     pairs = []
     for text, ids, length in zip(config["strings"], tensors["out/ids"], tensors["out/length"], strict=True):
         got = torch.as_tensor(candidate(text))
@@ -303,27 +256,22 @@ def _difference(got: Any, expected: Tensor) -> float:
 def parity(name: str, candidate: Any) -> float | None:
     """Compare the reader's own class or function with the numbers of the official release.
 
-    name, and what candidate must be (a class may also be given as an instance, or a function that builds
-    one; arguments are passed by these names, or in this order):
-    "clip.vit": a module class (image_size, patch_size, width, layers, heads, embed_dim), normalised images
-    -> B×E; "clip.resnet": a module class (image_size, layers, width, heads, embed_dim), normalised images
-    -> B×E; "clip.text": a module class (embed_dim, context_length, vocab_size, text_width, text_layers,
-    text_heads), or one that takes a single `config` with these fields; ids N×T -> N×E by its `encode_ids`,
-    or by calling it; "clip.loss": a function (unit image vectors, unit text vectors, scale factor) -> loss;
-    "clip.tokens": a function text -> list of ids, with both the start and the end id or with neither.
-    Weights are loaded under the release's names, strictly.
-    Returns the worst difference in units of max(1, largest expected value); 1e-5 is allowed, integers are
-    exact. Prints one line. An exercise not attempted (None, NotImplementedError) prints so and returns
-    None. Raises AssertionError with the usual causes where the candidate differs, ValueError for an unknown
-    name.
+    name, and what candidate must be:
+    "clip.vit": (image_size, patch_size, width, layers, heads, embed_dim) -> module, normalised images -> B×E.
+    "clip.resnet": (image_size, layers, width, heads, embed_dim) -> module, normalised images -> B×E.
+    "clip.text": (embed_dim, context_length, vocab_size, text_width, text_layers, text_heads), or a single
+    `config` with these fields, -> module, ids N×T -> N×E by its `encode_ids`, or by calling it.
+    "clip.loss": (unit image vectors, unit text vectors, the scale's factor) -> loss.
+    "clip.tokens": text -> list of ids, with both the start and the end id or with neither.
+
+    A module class, an instance, or a function that builds one will do. Arguments are passed by these names,
+    or in this order where a reader chose others. Weights are loaded under the release's names, strictly.
+    Returns the worst difference in units of max(1, largest expected value), and prints one line: 1e-5 is
+    allowed, integers are exact. What was not attempted (None, NotImplementedError) is said to be so: None.
+    Raises AssertionError with the usual causes where the candidate differs, ValueError for an unknown name.
     """
-    compare = {
-        "clip.vit": _clip_vit,
-        "clip.resnet": _clip_resnet,
-        "clip.text": _clip_text,
-        "clip.loss": _clip_loss,
-        "clip.tokens": _clip_tokens,
-    }
+    compare = {"clip.vit": _clip_vit, "clip.resnet": _clip_resnet, "clip.text": _clip_text,
+               "clip.loss": _clip_loss, "clip.tokens": _clip_tokens}
     tensors, config = golden(name)
     tolerance = 1e-5
     try:

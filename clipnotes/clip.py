@@ -602,6 +602,8 @@ def _load_open_clip(name: str, pretrained: str | Path | None) -> CLIP:
     if pretrained is not None:
         file = pretrained if Path(pretrained).is_file() else _fetch(name, str(pretrained))
         model.load_state_dict(open_clip.factory.load_state_dict(str(file)))
+        with open(file, "rb") as stream:
+            model.card["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
     return model
 
 

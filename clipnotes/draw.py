@@ -26,17 +26,10 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from PIL import Image
 from torch import Tensor
 
-COLOURS = MappingProxyType(
-    {
-        "image": "#2166ac",
-        "text": "#b95800",
-        "loss": "#c0262d",
-        "trained": "#1b7f5c",
-        "frozen": "#7d8793",
-        "ink": "#22272e",
-        "paper": "#fcfcfa",
-    }
-)
+COLOURS = MappingProxyType({
+    "image": "#2166ac", "text": "#b95800", "loss": "#c0262d", "trained": "#1b7f5c", "frozen": "#7d8793",
+    "ink": "#22272e", "paper": "#fcfcfa",
+})
 SIMILARITY = LinearSegmentedColormap.from_list(
     "similarity", ["#fcfcfa", "#cfdcec", "#7fa3cc", "#2166ac", "#0b2f5c"]
 )
@@ -45,35 +38,21 @@ SIMILARITY = LinearSegmentedColormap.from_list(
 def style() -> None:
     """Set matplotlib to the book's look. `clipnotes.start` calls it."""
     cycle = [COLOURS[k] for k in ("image", "text", "trained", "loss", "frozen")] + ["#7b4fa3", "#b8860b"]
-    plt.rcParams.update(
-        {
-            "figure.dpi": 96,
-            "savefig.dpi": "figure",
-            "figure.constrained_layout.use": True,
-            "figure.facecolor": COLOURS["paper"],
-            "savefig.facecolor": COLOURS["paper"],
-            "axes.facecolor": COLOURS["paper"],
-            "font.family": "DejaVu Sans",
-            "font.size": 11,
-            "axes.titlesize": 11,
-            "text.color": COLOURS["ink"],
-            "axes.labelcolor": COLOURS["ink"],
-            "axes.edgecolor": COLOURS["ink"],
-            "xtick.color": COLOURS["ink"],
-            "ytick.color": COLOURS["ink"],
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.axisbelow": True,
-            "grid.color": "#dddddd",
-            "lines.linewidth": 2,
-            "legend.frameon": False,
-            "hatch.linewidth": 0.6,
-            "axes.prop_cycle": plt.cycler(color=cycle),
-        }
-    )
+    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    paper = ("figure.facecolor", "savefig.facecolor", "axes.facecolor")
+    plt.rcParams.update(dict.fromkeys(ink, COLOURS["ink"]) | dict.fromkeys(paper, COLOURS["paper"]) | {
+        "figure.dpi": 96, "savefig.dpi": "figure", "figure.constrained_layout.use": True,
+        "font.family": "DejaVu Sans", "font.size": 11, "axes.titlesize": 11,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "grid.color": "#dddddd",
+        "lines.linewidth": 2, "legend.frameon": False, "hatch.linewidth": 0.6,
+        "axes.prop_cycle": plt.cycler(color=cycle),
+    })
     if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
-        plt.get_backend()  # settles the notebook's own way to store figures, which ours then replaces
-        shell.display_formatter.formatters["image/png"].for_type(Figure, _png)
+        shell.display_formatter.formatters["image/png"].for_type(LightFigure, _png)
+
+
+class LightFigure(Figure):
+    """A figure that a notebook stores by `_png`, once `style` has said so."""
 
 
 def _png(figure: Figure, limit: int = 110_000) -> bytes:
@@ -95,6 +74,16 @@ def _png(figure: Figure, limit: int = 110_000) -> bytes:
 
 
 # ---------------------------------------------------------------- pictures
+
+
+def _subplots(*arguments: Any, **options: Any) -> tuple[Figure, Any]:
+    return plt.subplots(*arguments, FigureClass=LightFigure, **options)
+
+
+def _done(figure: Figure) -> Figure:
+    """Take the figure out of pyplot's list: as the last line of a cell it then shows once, not twice."""
+    plt.close(figure)
+    return figure
 
 
 def _pixels(image: Any) -> np.ndarray:
@@ -129,7 +118,7 @@ def images(
     rows = -(-count // columns)
     texts = ["\n".join(wrap(t, int(13 * size))) for t in titles] if titles is not None else [""] * count
     lines = max(t.count("\n") + bool(t) for t in texts)
-    figure, grid = plt.subplots(
+    figure, grid = _subplots(
         rows, columns, figsize=(columns * size, rows * (size + 0.17 * lines)), squeeze=False
     )
     for axes in grid.flat[count:]:
@@ -140,33 +129,18 @@ def images(
     return _done(figure)
 
 
-def _done(figure: Figure) -> Figure:
-    """Take the figure out of pyplot's list: as the last line of a cell it then shows once, not twice."""
-    plt.close(figure)
-    return figure
-
-
 def _headers(axes: Axes, items: Any, side: str) -> None:
     """Texts or pictures along the left side or the top of a matrix."""
-    if isinstance(items[0], str):
-        ticks = [("\n".join(wrap(t, 24)) if side == "left" else t) for t in items]
-        if side == "left":
-            axes.set_yticks(range(len(items)), ticks, color=COLOURS["text"])
-        else:
-            axes.set_xticks(
-                range(len(items)),
-                ticks,
-                color=COLOURS["text"],
-                rotation=40,
-                ha="left",
-                rotation_mode="anchor",
-            )
-        return
-    for i, item in enumerate(items):
-        place = [-1.5, i - 0.46, 0.92, 0.92] if side == "left" else [i - 0.46, -1.5, 0.92, 0.92]
-        inset = axes.inset_axes(place, transform=axes.transData)
-        _show(inset, item)
-    axes.set(**{"yticks" if side == "left" else "xticks": []})
+    if not isinstance(items[0], str):
+        for i, item in enumerate(items):
+            place = [-1.5, i - 0.46, 0.92, 0.92] if side == "left" else [i - 0.46, -1.5, 0.92, 0.92]
+            _show(axes.inset_axes(place, transform=axes.transData), item)
+        axes.set(**{"yticks" if side == "left" else "xticks": []})
+    elif side == "left":
+        axes.set_yticks(range(len(items)), ["\n".join(wrap(t, 24)) for t in items], color=COLOURS["text"])
+    else:
+        slant = dict(rotation=40, ha="left", rotation_mode="anchor") if max(map(len, items)) > 6 else {}
+        axes.set_xticks(range(len(items)), items, color=COLOURS["text"], **slant)
 
 
 def matrix(
@@ -193,7 +167,7 @@ def matrix(
     low, high = limits or (values.min(), values.max())
     b, n = values.shape
     cell = min(0.75, 6.5 / max(b, n))
-    figure, axes = plt.subplots(figsize=(cell * n + 2.2, cell * b + 1.6))
+    figure, axes = _subplots(figsize=(cell * n + 2.2, cell * b + 1.6))
     axes.imshow(values, cmap=SIMILARITY, vmin=low, vmax=high)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=9)
@@ -238,7 +212,7 @@ def bars(
     if any(len(vs) != len(labels) for vs in series.values()):
         raise ValueError(f"Give one value per label: there are {len(labels)} labels.")
     height = 0.8 / len(series)
-    figure, axes = plt.subplots(figsize=(7, 0.9 + len(labels) * max(0.36, 0.24 * len(series))))
+    figure, axes = _subplots(figsize=(7, 0.9 + len(labels) * max(0.36, 0.24 * len(series))))
     for s, (name, vs) in enumerate(series.items()):
         y = np.arange(len(labels)) - 0.4 + height * (s + 0.5)
         axes.barh(y, vs, height * 0.92, label=name or None, color=f"C{s}")
@@ -246,24 +220,14 @@ def bars(
             low, high = intervals[i] if intervals else (v, v)
             if intervals:
                 axes.plot([low, high], [y[i], y[i]], color=COLOURS["ink"], lw=1.2, marker="|", ms=7)
-            axes.annotate(
-                format(v, form),
-                (max(v, high, 0), y[i]),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-                path_effects=[patheffects.withStroke(linewidth=3, foreground=COLOURS["paper"])],
-            )
-    for place, name, line in ((baseline, baseline_label, "--"), (paper, "paper", ":")):
+            halo = [patheffects.withStroke(linewidth=3, foreground=COLOURS["paper"])]
+            axes.annotate(format(v, form), (max(v, high, 0), y[i]), (4, 0), textcoords="offset points",
+                          va="center", fontsize=9, path_effects=halo)
+    lines = ((baseline, baseline_label, "loss", "--"), (paper, "paper", "ink", ":"))
+    for place, name, colour, dashes in lines:
         if place is not None:
-            axes.axvline(
-                place,
-                color=COLOURS["loss"] if line == "--" else COLOURS["ink"],
-                ls=line,
-                lw=1.5,
-                label=f"{name} {format(place, form)}",
-            )
+            label = f"{name} {format(place, form)}"
+            axes.axvline(place, color=COLOURS[colour], ls=dashes, lw=1.5, label=label)
     axes.set(yticks=range(len(labels)), yticklabels=labels, xlabel=xlabel)
     axes.invert_yaxis()
     axes.margins(x=0.12)
@@ -282,22 +246,15 @@ def curves(
     log_x: bool = False,
 ) -> Figure:
     """Lines over steps. series: name -> values, or (x, values); levels: name -> height of a dashed line."""
-    figure, axes = plt.subplots(figsize=(7, 3.4))
+    figure, axes = _subplots(figsize=(7, 3.4))
     for name, data in series.items():
         x, y = data if isinstance(data, tuple) else (range(len(data)), data)
         x, y = (torch.as_tensor(v).detach().cpu().numpy() for v in (list(x), list(y)))
         axes.plot(x, y, label=name, marker="o" if len(y) <= 12 else None)
     for name, level in (levels or {}).items():
         axes.axhline(level, color=COLOURS["ink"], ls="--", lw=1.2)
-        axes.annotate(
-            name,
-            (1, level),
-            (-2, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            ha="right",
-            fontsize=9,
-        )
+        axes.annotate(name, (1, level), (-2, 3), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", ha="right", fontsize=9)
     if log_x:
         axes.set_xscale("log")
     axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -329,6 +286,22 @@ def _box_look(kind: str) -> dict[str, Any]:
     return dict(face=pale, edge=COLOURS[hue], ink=COLOURS["ink"], hatch=None, mark="")
 
 
+def _box(axes: Axes, label: str, kind: str, x: float, y: float, size: tuple[float, float]) -> FancyBboxPatch:
+    """One box of a diagram around (x, y); size in units of the axes, the corners round in inches."""
+    look, corner = _box_look(kind), (x - size[0] / 2, y - size[1] / 2)
+    shape = dict(boxstyle="round,pad=0,rounding_size=0.06", mutation_aspect=1.8)
+    box = FancyBboxPatch(corner, *size, facecolor=look["face"], edgecolor=look["edge"], lw=1.8, **shape)
+    axes.add_patch(box)
+    if look["hatch"]:
+        axes.add_patch(
+            FancyBboxPatch(corner, *size, fill=False, hatch=look["hatch"], edgecolor="#c3cad1", lw=0, **shape)
+        )
+    halo = [patheffects.withStroke(linewidth=3, foreground=look["face"])]
+    axes.text(x, y, look["mark"] + label, ha="center", va="center", fontsize=10, color=look["ink"],
+              path_effects=halo, linespacing=1.15)
+    return box
+
+
 def diagram(
     nodes: Mapping[str, tuple[str, str, float, float]],
     edges: Sequence[tuple[str, ...]],
@@ -341,83 +314,31 @@ def diagram(
     edges: (from, to) or (from, to, label). cell: inches from one column and row to the next.
     """
     xs, ys = [n[2] for n in nodes.values()], [n[3] for n in nodes.values()]
-    width, height = 0.82, 0.58  # of a cell
     spans = max(xs) - min(xs) + 1, max(ys) - min(ys) + 1
-    figure, axes = plt.subplots(figsize=(cell[0] * spans[0], cell[1] * spans[1]))
+    figure, axes = _subplots(figsize=(cell[0] * spans[0], cell[1] * spans[1]))
     axes.set(xlim=(min(xs) - 0.5, max(xs) + 0.5), ylim=(max(ys) + 0.5, min(ys) - 0.5))
     axes.set_axis_off()
-    boxes = {}
-    for key, (label, kind, x, y) in nodes.items():
-        look = _box_look(kind)
-        shape = dict(boxstyle="round,pad=0,rounding_size=0.06", mutation_aspect=cell[0] / cell[1])
-        corner = (x - width / 2, y - height / 2)
-        boxes[key] = FancyBboxPatch(
-            corner, width, height, facecolor=look["face"], edgecolor=look["edge"], lw=1.8, **shape
-        )
-        axes.add_patch(boxes[key])
-        if look["hatch"]:
-            axes.add_patch(
-                FancyBboxPatch(
-                    corner, width, height, fill=False, hatch=look["hatch"], edgecolor="#c3cad1", lw=0, **shape
-                )
-            )
-        halo = [patheffects.withStroke(linewidth=3, foreground=look["face"])]
-        axes.text(
-            x,
-            y,
-            look["mark"] + label,
-            ha="center",
-            va="center",
-            fontsize=10,
-            color=look["ink"],
-            path_effects=halo,
-            linespacing=1.15,
-        )
+    boxes = {key: _box(axes, *node, size=(0.82, 0.58)) for key, node in nodes.items()}
     for start, end, *label in edges:
         (x0, y0), (x1, y1) = (nodes[k][2:4] for k in (start, end))
-        axes.add_patch(
-            FancyArrowPatch(
-                (x0, y0),
-                (x1, y1),
-                patchA=boxes[start],
-                patchB=boxes[end],
-                arrowstyle="-|>",
-                mutation_scale=13,
-                color=COLOURS["ink"],
-                lw=1.4,
-                shrinkA=1,
-                shrinkB=1,
-            )
-        )
+        ends = dict(patchA=boxes[start], patchB=boxes[end], shrinkA=1, shrinkB=1)
+        look = dict(arrowstyle="-|>", mutation_scale=13, color=COLOURS["ink"], lw=1.4)
+        axes.add_patch(FancyArrowPatch((x0, y0), (x1, y1), **ends, **look))
         if label and label[0]:
-            axes.text(
-                (x0 + x1) / 2,
-                (y0 + y1) / 2,
-                label[0],
-                ha="center",
-                va="center",
-                fontsize=9,
-                bbox=dict(facecolor=COLOURS["paper"], edgecolor="none", pad=1),
-            )
+            paper = dict(facecolor=COLOURS["paper"], edgecolor="none", pad=1)
+            middle = ((x0 + x1) / 2, (y0 + y1) / 2)
+            axes.text(*middle, label[0], ha="center", va="center", fontsize=9, bbox=paper)
     _legend(figure, {word for n in nodes.values() for word in n[1].split()})
     return _done(figure)
 
 
 def _legend(figure: Figure, words: set[str]) -> None:
     """Say what the looks mean, for those that the diagram uses."""
-    meanings = {
-        "image": "images",
-        "text": "texts",
-        "trained": "filled: trained",
-        "frozen": "❄ frozen",
-        "loss": "loss",
-    }
+    meanings = {"image": "images", "text": "texts", "trained": "filled: trained", "frozen": "❄ frozen",
+                "loss": "loss"}
     looks = {label: _box_look(word) for word, label in meanings.items() if word in words}
-    looks |= {
-        label: dict(face=COLOURS["ink"], edge=COLOURS["ink"], hatch=None)
-        for label in looks
-        if "filled" in label
-    }
+    if "trained" in words:
+        looks[meanings["trained"]] |= dict(face=COLOURS["ink"], edge=COLOURS["ink"])
     handles = [
         Patch(facecolor=look["face"], edgecolor=look["edge"], hatch=look["hatch"], label=label)
         for label, look in looks.items()
@@ -472,13 +393,8 @@ def slider(frames: Sequence[Any], labels: Sequence[str], description: str) -> An
         )
     stack = ipywidgets.Stack(pages, selected_index=0)
     index = ipywidgets.IntSlider(
-        value=0,
-        min=0,
-        max=len(frames) - 1,
-        description=description,
-        readout=False,
-        style={"description_width": "initial"},
-        layout={"width": "95%", "max_width": "36em"},
+        value=0, min=0, max=len(frames) - 1, description=description, readout=False,
+        style={"description_width": "initial"}, layout={"width": "95%", "max_width": "36em"},
     )
     ipywidgets.jslink((index, "value"), (stack, "selected_index"))
     return ipywidgets.VBox([index, stack])

@@ -122,21 +122,23 @@ def article(phrase: str) -> str:
     return phrase if bare else ("an " if phrase[0] in "aeiou" and not phrase.startswith("uni") else "a ") + phrase
 
 
-def noun(index: int, rng: Random, general: float = 0.15) -> str:
-    """A concept's name; in a share `general` of cases its category, a keyword, or "name , a kind of category"."""
+def noun(index: int, rng: Random, general: float = 0.15, explain: bool = True) -> str:
+    """A concept's name; in a share `general` of cases its category, a keyword, or (if it may be explained)
+    "name , a kind of category"."""
     concept = concepts()[index]
     if rng.random() >= general:
         return concept.name
     wider = [concept.category, *concept.keywords]
-    return rng.choice([rng.choice(wider), concept.category, f"{concept.name} , a kind of {concept.category}"])
+    explained = f"{concept.name} , a kind of {concept.category}" if explain else concept.name
+    return rng.choice([rng.choice(wider), concept.category, explained])
 
 
-def phrase(index: int, rng: Random, tint: int = -1, size: str = "", general: float = 0.15) -> str:
+def phrase(index: int, rng: Random, tint: int = -1, size: str = "", explain: bool = True) -> str:
     """A noun phrase without article: "small red dog". `tint` indexes TINTS (-1: its own colours)."""
     words = [rng.choice(SIZES[size])] if size and rng.random() < 0.5 else []
     if tint >= 0 and rng.random() < 0.85:
         words.append(list(TINTS)[tint])
-    return " ".join([*words, noun(index, rng, general)])
+    return " ".join([*words, noun(index, rng, explain=explain)])
 
 
 def single(index: int, rng: Random, *, tint: int = -1, size: str = "", place: int = -1, ground: str = "",
@@ -175,7 +177,7 @@ def scene(objects: list[dict], upper: str, lower: str, rng: Random) -> tuple[str
 
     `objects`: dicts with index, tint, size, place, ground, x, y. Returns (caption, phrases).
     """
-    phrases = [article(phrase(o["index"], rng, o["tint"], o["size"])) for o in objects]
+    phrases = [article(phrase(o["index"], rng, o["tint"], o["size"], explain=False)) for o in objects]
     told = []
     for o, text in zip(objects, phrases, strict=True):
         r = rng.random()
@@ -205,7 +207,7 @@ def distance(metres: float) -> str:
 def depth(objects: list[tuple[int, float]], rng: Random) -> str:
     """The caption of a perspective scene of one or two objects, (index, metres) each, the nearer one last."""
     if len(objects) > 1 and rng.random() < 0.4:
-        behind, front = (article(noun(index, rng)) for index, _ in objects[-2:])
+        behind, front = (article(noun(index, rng, explain=False)) for index, _ in objects[-2:])
         return rng.choice(TEMPLATES).format(rng.choice((f"{front} in front of {behind}", f"{behind} behind {front}")))
     index, metres = rng.choice(objects)
     word, name = distance(metres), noun(index, rng)

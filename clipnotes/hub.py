@@ -22,24 +22,20 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # name: repository, and the columns that become image, label, caption
-SETS = MappingProxyType(
-    {
-        "cifar10": ("uoft-cs/cifar10", {"img": "image", "label": "label"}),
-        "pets": ("timm/oxford-iiit-pet", {"image": "image", "label": "label"}),
-        "nocaps": ("lmms-lab/NoCaps", {"image": "image", "annotations_captions": "caption"}),
-    }
-)
+SETS = MappingProxyType({
+    "cifar10": ("uoft-cs/cifar10", {"img": "image", "label": "label"}),
+    "pets": ("timm/oxford-iiit-pet", {"image": "image", "label": "label"}),
+    "nocaps": ("lmms-lab/NoCaps", {"image": "image", "annotations_captions": "caption"}),
+})
 
 # Files inside scikit-image's wheel whose documentation says CC0 or public domain.
-PHOTOS = MappingProxyType(
-    {
-        "cat": "chelsea.png",  # CC0, Stefan van der Walt
-        "coffee": "coffee.png",  # CC0, Rachel Michetti
-        "astronaut": "astronaut.png",  # public domain, NASA
-        "rocket": "rocket.jpg",  # public domain, SpaceX
-        "galaxies": "hubble_deep_field.jpg",  # public domain, NASA
-    }
-)
+PHOTOS = MappingProxyType({
+    "cat": "chelsea.png",  # CC0, Stefan van der Walt
+    "coffee": "coffee.png",  # CC0, Rachel Michetti
+    "astronaut": "astronaut.png",  # public domain, NASA
+    "rocket": "rocket.jpg",  # public domain, SpaceX
+    "galaxies": "hubble_deep_field.jpg",  # public domain, NASA
+})
 
 
 def normalise(dataset: "Dataset", columns: dict[str, str]) -> "Dataset":

@@ -29,10 +29,11 @@ def fill(template: str, name: str) -> str:
     """Put a name into a template with the right article.
 
     "a photo of a {}." and "a photo of {}" both give "a photo of an apple"; a word such as "the" before {}
-    stays alone. Raises ValueError for a template without {}.
+    stays alone. Underscores of class names become spaces. Raises ValueError for a template without {}.
     """
     if template.count("{}") != 1:
         raise ValueError(f"The template {template!r} must contain {{}} once, where the name goes.")
+    name = name.replace("_", " ")
     before = re.search(r"(\S+) \{\}", template)
     if before and before[1].lower() in ("a", "an"):
         return template.replace(f"{before[1]} {{}}", article(name))

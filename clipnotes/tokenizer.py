@@ -55,7 +55,7 @@ class Tokenizer:
     def __init__(self):
         self.symbols = byte_symbols()
         lines = gzip.decompress(MERGES.read_bytes()).decode().split("\n")
-        merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+        merges = [tuple(line.split()) for line in lines[1 : 1 + 49408 - 2 * 256 - 2]]  # the file has more
         letters = sorted(self.symbols, key=lambda symbol: (ord(symbol) >= 256, symbol))
         vocabulary = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
         self.vocabulary = vocabulary + list(SPECIAL)
@@ -77,7 +77,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some ids, a space after each word; bytes that are no text become a question mark."""
+        r"""The text of some ids, a space after each word; bytes that are no text become "\ufffd"."""
         symbols = "".join(self.vocabulary[int(i)] for i in ids).replace("</w>", " ")
         data = bytes(self.bytes.get(symbol, ord(" ")) for symbol in symbols)
         return data.decode(errors="replace")

@@ -29,7 +29,7 @@ from clipnotes.prompts import class_embeddings
 from clipnotes.tokenizer import tokenize
 
 ROOT = Path(__file__).parent.parent
-SIZE, NAMES, BATCH, SEED = 32, 60, 128, 80_000_000
+SIZE, NAMES, BATCH, SEED = 32, 24, 128, 80_000_000
 SHAPE = CLIPConfig(128, SIZE, 3, 128, 8, 40, 49408, 128, 2, pool="avg", vision_heads=2, text_heads=2)
 
 
@@ -69,9 +69,13 @@ def train(objective: str, seed: int, data: dict, chosen: list[str], images: int)
     column = torch.full((len(grammar.concepts()),), -1)
     column[toyworld.name_indices(chosen)] = torch.arange(NAMES)
     labels = column[data["labels"]]
-    optimizer = torch.optim.AdamW([*model.parameters(), classes], lr=1e-3, weight_decay=0.05)
+    matrices = [p for name, p in model.named_parameters() if "resblocks" in name and p.ndim == 2]
+    others = [p for name, p in model.named_parameters() if "resblocks" not in name or p.ndim != 2]
+    optimizers = [torch.optim.Muon(matrices, lr=3e-3, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+                  torch.optim.AdamW([*others, classes], lr=1e-3, weight_decay=0.05)]
     steps = images // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: min(1, (s + 1) / 40, (steps - s) / (0.4 * steps)))
+                 for o in optimizers]
     model.train()
     for _ in range(steps):
         pick = torch.randint(0, len(labels), (BATCH,), generator=g)
@@ -85,10 +89,11 @@ def train(objective: str, seed: int, data: dict, chosen: list[str], images: int)
             loss = F.cross_entropy(20 * F.normalize(look[0], dim=-1) @ F.normalize(classes, dim=-1).T, labels[pick])
         else:
             loss = clip_loss(F.normalize(look[0], dim=-1), F.normalize(text, dim=-1), model.logit_scale.exp())
-        optimizer.zero_grad()
+        model.zero_grad()
+        classes.grad = None
         loss.backward()
-        optimizer.step()
-        schedule.step()
+        for step in (*optimizers, *schedules):
+            step.step()
     model.eval()
     if objective == "clip":
         return model, class_embeddings(model, chosen, grammar.TEMPLATES[1:6])
@@ -138,7 +143,7 @@ def main() -> None:
     record = dict(command="python tools/ch01_models.py", names=NAMES, images=args.images, size=SIZE, chance=1 / NAMES,
                   neighbour_artist_chance=0.25, runs=[])
     for seed in range(args.seeds):
-        parts = [toyworld.singles(500, SEED + 10 + 24 * seed + i, SIZE, names=chosen, training=True) for i in range(24)]
+        parts = [toyworld.singles(500, SEED + 10 + 24 * seed + i, SIZE, names=chosen) for i in range(24)]
         data = dict(images=torch.cat([p["images"] for p in parts]), labels=torch.cat([p["labels"] for p in parts]),
                     captions=[c for p in parts for c in p["captions"]])
         for objective in ("clip", "supervised", "pictures"):

@@ -20,7 +20,17 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode, from_dict
 
-from notebooks import ROOT, TEMPLATE, WIDGET_STATE, WIDGET_VIEW, chapters, code_cells, environment, read, write
+from notebooks import (
+    ROOT,
+    TEMPLATE,
+    WIDGET_STATE,
+    WIDGET_VIEW,
+    chapters,
+    code_cells,
+    environment,
+    read,
+    write,
+)
 
 RECORDS = ROOT / "book" / "records"
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
@@ -32,8 +42,8 @@ def plain_png(data: bytes) -> bytes:
         return data
     kept, at = [PNG_HEAD], len(PNG_HEAD)
     while at < len(data):
-        end = at + 12 + int.from_bytes(data[at:at + 4], "big")
-        if data[at + 4:at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"tIME", b"eXIf"):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"tIME", b"eXIf"):
             kept.append(data[at:end])
         at = end
     return b"".join(kept)
@@ -77,8 +87,12 @@ def references(value: object) -> list[str]:
 def shown_widgets(notebook: NotebookNode, state: dict) -> list[str]:
     """The ids of the widgets that are shown, those they are made of, and the links between them."""
     found: list[str] = []
-    todo = [o.data[WIDGET_VIEW]["model_id"] for c in code_cells(notebook) for o in c.outputs
-            if WIDGET_VIEW in o.get("data", {})]
+    todo = [
+        o.data[WIDGET_VIEW]["model_id"]
+        for c in code_cells(notebook)
+        for o in c.outputs
+        if WIDGET_VIEW in o.get("data", {})
+    ]
     while todo:
         id = todo.pop(0)
         if id in state and id not in found:
@@ -104,11 +118,13 @@ def plain_widgets(notebook: NotebookNode) -> NotebookNode:
 def normalise(notebook: NotebookNode) -> NotebookNode:
     """The same notebook without anything that differs from run to run, or from machine to machine."""
     notebook = copy.deepcopy(notebook)
-    notebook.metadata = from_dict({
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-        **{k: v for k, v in notebook.metadata.items() if k not in ("kernelspec", "language_info")},
-    })
+    notebook.metadata = from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            **{k: v for k, v in notebook.metadata.items() if k not in ("kernelspec", "language_info")},
+        }
+    )
     for number, cell in enumerate(code_cells(notebook), 1):
         cell.execution_count = number
         cell.metadata.pop("execution", None)
@@ -124,7 +140,10 @@ def execute(path: Path, timeout: int = 1200) -> float:
     notebook = read(path)
     notebook.metadata.pop("widgets", None)
     client = NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", record_timing=False,
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
     )
     records = RECORDS if path.parent.name == "chapters" else None
@@ -136,7 +155,9 @@ def execute(path: Path, timeout: int = 1200) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks; all, if none is named")
     parser.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="names to leave alone: 01_clip")
     options = parser.parse_args()

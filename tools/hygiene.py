@@ -19,14 +19,36 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from execute import normalise
-from notebooks import ROOT, TEMPLATE, WIDGET_STATE, WIDGET_VIEW, chapters, code_cells, facts, printed, read, tags
+from notebooks import (
+    ROOT,
+    TEMPLATE,
+    WIDGET_STATE,
+    WIDGET_VIEW,
+    chapters,
+    code_cells,
+    facts,
+    printed,
+    read,
+    tags,
+)
 
 BOOK = "https://clip-notes.github.io/clip-notes/"
 REPOSITORY = "https://github.com/clip-notes/clip-notes"
 COLAB = "https://colab.research.google.com/github/clip-notes/clip-notes"
 SECTIONS = [
-    "At a glance", "Warm-up", "Set-up", "The idea", "Build it", "A toy proof", "Equal to the original", "Results",
-    "On real data", "Look inside", "More measurements", "Where paper and code disagree", "Exercises",
+    "At a glance",
+    "Warm-up",
+    "Set-up",
+    "The idea",
+    "Build it",
+    "A toy proof",
+    "Equal to the original",
+    "Results",
+    "On real data",
+    "Look inside",
+    "More measurements",
+    "Where paper and code disagree",
+    "Exercises",
     "Quiz, summary, what became of it",
 ]
 KINDS = ["complete", "change", "debug", "transfer", "rebuild"]
@@ -116,8 +138,10 @@ def template_headings(page: Page) -> Iterator[str]:
         yield f"has {len(titles)} H1 headings: write one, at the start of the first cell"
     found = [text for level, text in page.headings if level == 2]
     if found != SECTIONS and not page.path.stem.startswith("14"):
-        wrong = next((f"{w!r} stands where {r!r} should" for w, r in zip(found, SECTIONS, strict=False) if w != r),
-                     f"there are {len(found)}, not {len(SECTIONS)}")
+        wrong = next(
+            (f"{w!r} stands where {r!r} should" for w, r in zip(found, SECTIONS, strict=False) if w != r),
+            f"there are {len(found)}, not {len(SECTIONS)}",
+        )
         yield f"does not have the H2 headings of the template: {wrong}"
 
 
@@ -132,9 +156,9 @@ def lengths(page: Page) -> Iterator[str]:
 
 
 def short_cells(page: Page) -> Iterator[str]:
-    """No code cell above 40 lines."""
+    """No code cell above 40 lines, but the quiz, which is folded."""
     for cell in page.code:
-        if lines(cell) > 40:
+        if lines(cell) > 40 and "quiz" not in tags(cell):
             yield f"cell {cell.id} has {lines(cell)} lines, at most 40 are allowed"
 
 
@@ -231,7 +255,9 @@ def bare(tree: ast.AST) -> str:
     tree = ast.parse(ast.unparse(tree))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)) and ast.get_docstring(
+            node
+        ):
             node.body = body[1:] or [ast.Pass()]
     return ast.dump(tree)
 
@@ -258,7 +284,9 @@ def no_drift(page: Page) -> Iterator[str]:
 
 def enough_assertions(page: Page) -> Iterator[str]:
     """At least ten asserts or claims."""
-    count = sum(len(re.findall(r"^\s*assert\b|\bcheck\.(?:claim|parity)\(", cell.source, re.M)) for cell in page.code)
+    count = sum(
+        len(re.findall(r"^\s*assert\b|\bcheck\.(?:claim|parity)\(", cell.source, re.M)) for cell in page.code
+    )
     if count < 10:
         yield f"has {count} asserts and claims, at least ten are needed"
 
@@ -285,7 +313,7 @@ def alternative_text(page: Page) -> Iterator[str]:
             continue
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
         if len(alt) < 40:
-            yield f"cell {cell.id} shows a picture with {len(alt)} characters of alternative text (mystnb.image.alt)"
+            yield f"cell {cell.id} shows a picture with {len(alt)} characters of mystnb.image.alt, not 40"
         elif alt in seen:
             yield f"cells {seen[alt]} and {cell.id} have the same alternative text"
         seen.setdefault(alt, cell.id)
@@ -367,7 +395,9 @@ def broken_link(link: str, page: Page) -> str:
     if link.startswith(BOOK):
         name, _, anchor = link.removeprefix(BOOK).partition("#")
         stem = name.removesuffix(".html") if name not in ("", "index.html") else "book/index"
-        source = next((ROOT / f"{stem}{end}" for end in (".md", ".ipynb") if (ROOT / f"{stem}{end}").exists()), None)
+        source = next(
+            (ROOT / f"{stem}{end}" for end in (".md", ".ipynb") if (ROOT / f"{stem}{end}").exists()), None
+        )
         if source is None or (stem not in book_pages()):
             return "leads to no page of the book"
         return "" if not anchor or anchor in anchors(source) else "leads to no heading of that page"
@@ -403,7 +433,7 @@ def quiz_questions(page: Page) -> list[dict]:
 
 
 def good_quiz(page: Page) -> Iterator[str]:
-    """Five questions, one right answer each; the feedback of a wrong one starts "Misconception's name: ..."."""
+    """Five questions, one right answer each; a wrong one's feedback starts with its misconception's name."""
     questions = quiz_questions(page)
     if len(questions) != 5:
         yield f"has {len(questions)} quiz questions, not five (a literal list in a cell tagged quiz)"
@@ -414,10 +444,10 @@ def good_quiz(page: Page) -> Iterator[str]:
         for answer in answers:
             feedback = answer.get("feedback", "")
             if not answer.get("correct") and not re.match(r"[A-Z][^:.]{4,60}: .{20,}", feedback):
-                yield f"quiz: {answer['answer']!r} must name its misconception: feedback 'Name: why it is wrong'"
+                yield f"quiz: {answer['answer']!r} must name its misconception ('Name: why it is wrong')"
     earlier = [q for q in questions if q.get("chapter", page.path.stem) != page.path.stem]
     if int(page.path.stem[:2]) > 1 and not earlier:
-        yield "has no quiz question from an earlier chapter (\"chapter\": \"01_clip\")"
+        yield 'has no quiz question from an earlier chapter ("chapter": "01_clip")'
     if not any("nbval-ignore-output" in tags(cell) for cell in page.tagged("quiz")):
         yield "needs the tag nbval-ignore-output on its quiz"
 
@@ -429,7 +459,9 @@ def outcomes_tested(page: Page) -> Iterator[str]:
     if promised != [f"O{n}" for n in range(1, len(promised) + 1)] or not 3 <= len(promised) <= 5:
         yield f"promises {len(promised)} outcomes: write 3 to 5, **O1** to **O5**, in order"
     asked = {q.get("outcome") for q in quiz_questions(page)}
-    asked |= {facts(cells["exercise"]).get("outcome") for cells in page.exercises.values() if "exercise" in cells}
+    asked |= {
+        facts(cells["exercise"]).get("outcome") for cells in page.exercises.values() if "exercise" in cells
+    }
     for outcome in promised:
         if outcome not in asked:
             yield f"promises {outcome}, but no exercise and no quiz question asks for it"
@@ -450,9 +482,13 @@ def whole_exercises(page: Page) -> Iterator[str]:
         if told.get("kind") not in KINDS:
             yield f"exercise {name} is of kind {told.get('kind')!r}: write {', '.join(KINDS)}"
         if not re.fullmatch(r"O\d", told.get("outcome", "")):
-            yield f"exercise {name} must name its outcome: clipnotes.outcome = \"O2\""
+            yield f'exercise {name} must name its outcome: clipnotes.outcome = "O2"'
         wrong = told.get("wrong", [])
-        if len(wrong) != 2 or len(set(wrong)) != 2 or not all(isinstance(w, str) and w.strip() for w in wrong):
+        if (
+            len(wrong) != 2
+            or len(set(wrong)) != 2
+            or not all(isinstance(w, str) and w.strip() for w in wrong)
+        ):
             yield f"exercise {name} needs two typical wrong answers (clipnotes.wrong, two sources)"
     for kind in KINDS:
         if kind not in kinds:
@@ -465,8 +501,15 @@ def graded(page: Page) -> Iterator[str]:
     test = {"grade": True, "solution": False, "locked": True, "task": False, "schema_version": 3}
     for name, cells in page.exercises.items():
         for role, expected, grade_id in (("exercise", stub, name), ("check", test, f"{name}-check")):
-            marks = cells[role].metadata.get("nbgrader", {}) if role in cells else expected | {"grade_id": grade_id}
-            if any(marks.get(key) != value for key, value in expected.items()) or marks.get("grade_id") != grade_id:
+            marks = (
+                cells[role].metadata.get("nbgrader", {})
+                if role in cells
+                else expected | {"grade_id": grade_id}
+            )
+            if (
+                any(marks.get(key) != value for key, value in expected.items())
+                or marks.get("grade_id") != grade_id
+            ):
                 yield f"the {role} cell of exercise {name} needs nbgrader's metadata (see CONTRIBUTING.md)"
             elif role == "check" and role in cells and not marks.get("points"):
                 yield f"the check cell of exercise {name} is worth no points"
@@ -479,11 +522,16 @@ def hidden_solutions(page: Page) -> Iterator[str]:
             continue
         if not {"solution", "hide-cell"} <= set(tags(cell)):
             yield f"the solution of {name} needs the tags solution and hide-cell"
-        if not cell.metadata.get("jupyter", {}).get("source_hidden") or cell.metadata.get("cellView") != "form":
+        if (
+            not cell.metadata.get("jupyter", {}).get("source_hidden")
+            or cell.metadata.get("cellView") != "form"
+        ):
             yield f"the solution of {name} needs jupyter.source_hidden and cellView: form"
         if not cell.source.startswith("# @title Solution"):
             yield f"the solution of {name} must begin with # @title Solution"
-        if not solution_names(cell.source) or any(not n.endswith("_solution") for n in bound_names(cell.source)):
+        if not solution_names(cell.source) or any(
+            not n.endswith("_solution") for n in bound_names(cell.source)
+        ):
             yield f"the solution of {name} may only bind names that end in _solution"
 
 
@@ -502,10 +550,31 @@ def solution_names(source: str) -> list[str]:
 
 
 RULES: list[Callable[[Page], Iterator[str]]] = [
-    template_headings, lengths, short_cells, short_idea, short_setup, stored_form, sequential_counts, normalised,
-    stored_outputs, compared_outputs, stable_ids, no_drift, enough_assertions, claims_are_tagged, alternative_text,
-    live_figure, plain_markdown, no_workplace, numbered, links_resolve, good_quiz, outcomes_tested, whole_exercises,
-    graded, hidden_solutions,
+    template_headings,
+    lengths,
+    short_cells,
+    short_idea,
+    short_setup,
+    stored_form,
+    sequential_counts,
+    normalised,
+    stored_outputs,
+    compared_outputs,
+    stable_ids,
+    no_drift,
+    enough_assertions,
+    claims_are_tagged,
+    alternative_text,
+    live_figure,
+    plain_markdown,
+    no_workplace,
+    numbered,
+    links_resolve,
+    good_quiz,
+    outcomes_tested,
+    whole_exercises,
+    graded,
+    hidden_solutions,
 ]
 
 
@@ -515,8 +584,11 @@ def complaints(page: Page) -> list[str]:
 
 def summary(page: Page) -> str:
     mean = sum(map(lines, page.code)) / max(1, len(page.code))
-    return (f"{page.path.name}: {words(page.prose)} words, {len(page.code)} code cells of {mean:.1f} lines in the mean, "
-            f"{len(page.exercises)} exercises")
+    return (
+        f"{page.path.name}: {words(page.prose)} words, "
+        f"{len(page.code)} code cells of {mean:.1f} lines in the mean, "
+        f"{len(page.exercises)} exercises"
+    )
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from nbformat import from_dict
 from notebooks import ROOT, TEMPLATE, code_cells, read, write
 
 NEXT = """Next:
-  1. Write it: each section of the template says what belongs there (CONTRIBUTING.md has the rules on one page).
+  1. Write it: each section says what belongs there, and CONTRIBUTING.md has the rules on one page.
   2. Add `- file: chapters/{name}` to _toc.yml, under its part, and link it on book/index.md.
   3. make execute NAME={name}   runs it and stores the outputs
   4. make check NAME={name}     says in a second what is still missing

@@ -49,7 +49,9 @@ def facts(cell: NotebookNode) -> dict:
 
 def printed(cell: NotebookNode) -> str:
     """What a cell has printed."""
-    return "".join(o.text for o in cell.get("outputs", []) if o.output_type == "stream" and o.name == "stdout")
+    return "".join(
+        o.text for o in cell.get("outputs", []) if o.output_type == "stream" and o.name == "stdout"
+    )
 
 
 def environment(records: Path | None = None) -> dict[str, str]:
@@ -77,7 +79,10 @@ class Kernel:
 @contextmanager
 def kernel(folder: Path, timeout: int = 600) -> Iterator[Kernel]:
     client = NotebookClient(
-        nbformat.v4.new_notebook(), timeout=timeout, kernel_name="python3", allow_errors=True,
+        nbformat.v4.new_notebook(),
+        timeout=timeout,
+        kernel_name="python3",
+        allow_errors=True,
         resources={"metadata": {"path": str(folder)}},
     )
     with client.setup_kernel(env=environment()):

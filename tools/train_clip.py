@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 import torch.nn.functional as F
 
 from clipnotes import grammar, toyworld
@@ -48,7 +47,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--sizes", default="32:0.35,48:0.7,64:0.93,96:1",
                    help="side of the pictures : share of the run until which it holds")
     p.add_argument("--names", type=int, default=None, help="only so many names (a fixed random choice)")
-    p.add_argument("--reuse", type=float, default=3.0, help="how often a rendered picture is seen, on average")
+    p.add_argument("--reuse", type=float, default=2.0, help="how often a rendered picture is seen, on average")
     p.add_argument("--pool-size", type=int, default=16384, help="rendered pictures that wait, a rank")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--compile", action="store_true", help="compile the image tower (needs a C++ compiler)")
@@ -106,7 +105,18 @@ class Pool:
         images = self.images[pick].float() / 255
         if side != self.size:
             images = F.interpolate(images, (side, side), mode="area")
-        return images, self.texts[pick]
+        return jitter(images, self.generator), self.texts[pick]
+
+
+def jitter(images: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    """A little scale, shift and turn, no mirror (captions know left from right): a picture that is seen again is new."""
+    n = len(images)
+    scale, angle = 1 + 0.3 * (torch.rand(n, generator=g) - 0.5), 0.25 * (torch.rand(n, generator=g) - 0.5)
+    shift = 0.2 * (torch.rand(n, 2, 1, generator=g) - 0.5)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    theta = torch.cat([torch.stack([cos, -sin, sin, cos], 1).view(n, 2, 2), shift], 2)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def encode_texts(model: CLIP, ids: torch.Tensor) -> torch.Tensor:
@@ -117,10 +127,26 @@ def encode_texts(model: CLIP, ids: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)[order.argsort()]
 
 
+class Gather(torch.autograd.Function):
+    """The rows of all ranks, in their order; the gradient comes back from all ranks."""
+
+    @staticmethod
+    def forward(ctx, mine: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, mine.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
 def gathered_loss(image_emb, text_emb, scale, world: int) -> torch.Tensor:
     """The loss over the pictures of all ranks, with gradients through the gathering."""
     if world > 1:
-        image_emb, text_emb = (torch.cat(dist_nn.all_gather(e.contiguous())) for e in (image_emb, text_emb))
+        image_emb, text_emb = Gather.apply(image_emb), Gather.apply(text_emb)
     return clip_loss(image_emb, text_emb, scale)
 
 

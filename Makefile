@@ -1,0 +1,79 @@
+# CLIP Notes. `make` alone lists what can be made. Set-up happens by itself, once.
+#   PYTHON=python3.12 make book    another Python        VENV=/path make test    another environment
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+NAME   ?=
+TITLE  ?=
+PORT   ?= 8000
+
+SHELL  := /bin/bash
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.clipnotes-ready
+# One thread a process: two notebooks that share two cores are faster so, and the last digits do not wander.
+QUIET  := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0
+# NAME=01_clip means that chapter, NAME=00_template the template, nothing means all.
+PICKED := $(if $(NAME),$(wildcard chapters/$(NAME).ipynb book/template/$(NAME).ipynb))
+NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -n $(JOBS) --dist loadscope
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book serve lab test check execute student new claims bench lint clean
+
+help:  ## this list
+	@echo "CLIP Notes. The first run of any of these sets everything up in $(VENV)."
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## install everything into .venv (all other targets do this first)
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed. Name one that you have: PYTHON=python3.12 make $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "No environment could be made. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Installing into $(VENV): three minutes or so, 2 GB, once."
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -e . \
+	  | awk '/^Collecting/ {printf "  %s", $$2; n++; if (n % 6 == 0) print ""; fflush()} \
+	         /^Installing collected/ {print "\n  unpacking " n " packages and more: a minute or two"; fflush()}' || { \
+	  echo "The install did not finish. Is there a network, and 3 GB of disk? Then run the same command again."; exit 1; }
+	@touch $@
+
+book: $(READY)  ## build the book from the stored outputs and say where it is
+	@$(BIN)/jupyter-book build . --all -W --keep-going -q || { \
+	  echo "The book was not built: see the first WARNING above."; exit 1; }
+	@echo "The book is in _build/html. Open file://$(CURDIR)/_build/html/index.html, or run: make serve"
+
+serve: book  ## build the book and serve it on http://127.0.0.1:8000 (PORT=...)
+	@echo "http://127.0.0.1:$(PORT)/   (Ctrl+C ends it)"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+lab: $(READY)  ## open JupyterLab on the chapters
+	@$(BIN)/jupyter lab chapters
+
+test: $(READY)  ## run every test, then every notebook against its stored outputs
+	$(QUIET) $(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
+	$(QUIET) $(BIN)/python -m pytest $(NBVAL) chapters book/template
+
+check: $(READY)  ## say in a second what a notebook lacks (NAME=01_clip, or all)
+	@$(BIN)/python tools/hygiene.py $(PICKED)
+
+execute: $(READY)  ## run the chapters and store their outputs (NAME=01_clip, or all)
+	@$(BIN)/python tools/execute.py $(PICKED)
+	@$(BIN)/python tools/landing.py
+
+student: $(READY)  ## write copies without solutions to build/student (NAME=01_clip, or all)
+	@$(BIN)/python tools/student.py $(PICKED)
+
+new: $(READY)  ## begin a chapter from the template (NAME=02_lseg TITLE='LSeg: ...')
+	@$(BIN)/python tools/new_chapter.py "$(NAME)" "$(TITLE)"
+
+claims: $(READY)  ## run the live claims under seeds 0 to 4 and record them
+	$(QUIET) $(BIN)/python tools/claims.py
+
+bench: $(READY)  ## time our code against the references, interleaved
+	$(BIN)/python tools/bench.py
+
+lint: $(READY)  ## check the style of the code with ruff
+	@$(BIN)/ruff check .
+
+clean:  ## remove what was built; the environment stays
+	rm -rf _build build dist .pytest_cache .ruff_cache

@@ -1,0 +1,41 @@
+"""What the tests share: the programs of tools/ can be imported, and skipped browser tests are said aloud."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+NO_BROWSER = "no Chromium"
+
+
+def chromium() -> str | None:
+    """The path of a Chromium: CHROMIUM, or the first that is installed."""
+    named = os.environ.get("CHROMIUM")
+    candidates = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return named or next(filter(None, map(shutil.which, candidates)), None)
+
+
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """A Chromium; without one the test is skipped, or fails where CLIPNOTES_REQUIRE_BROWSER is set."""
+    path = chromium()
+    if not path:
+        message = f"{NO_BROWSER}: install it (Debian: apt install chromium) or set CHROMIUM=/path/to/it"
+        if os.environ.get("CLIPNOTES_REQUIRE_BROWSER"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if NO_BROWSER in str(r.longrepr)]
+    if skipped:
+        terminalreporter.section("THE BOOK WAS NOT LOOKED AT", sep="!")
+        terminalreporter.write_line(
+            f"{len(skipped)} browser tests were skipped, because no Chromium was found. "
+            "Install it (Debian: apt install chromium) or set CHROMIUM=/path/to/it, and run make test again."
+        )

@@ -1,0 +1,387 @@
+"""Every notebook keeps every rule, and every rule can fail: each is broken once on a copy of the template."""
+
+import copy
+import json
+
+import pytest
+
+import hygiene
+from hygiene import Page, facts, tags
+from notebooks import ROOT, TEMPLATE, WIDGET_STATE, chapters, read
+
+NOTEBOOKS = [TEMPLATE, *chapters()]
+
+
+@pytest.mark.parametrize("rule", hygiene.RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_keeps_the_rule(path, rule):
+    assert list(rule(Page(path, read(path)))) == []
+
+
+# ---------------------------------------------------------------- each rule, broken
+
+
+def cell(notebook, id):
+    return next(c for c in notebook.cells if c.id == id)
+
+
+def first(notebook, tag):
+    return next(c for c in notebook.cells if tag in tags(c))
+
+
+def swap(notebook, old, new):
+    """Replace text in all sources."""
+    for c in notebook.cells:
+        c.source = c.source.replace(old, new)
+
+
+def second_h1(nb):
+    nb.cells[1].source = "# Another\n\n" + nb.cells[1].source
+
+
+def missing_section(nb):
+    swap(nb, "## A toy proof\n", "## A toy\n")
+
+
+def swapped_sections(nb):
+    swap(nb, "## Warm-up\n", "## TEMPORARY\n")
+    swap(nb, "## Set-up\n", "## Warm-up\n")
+    swap(nb, "## TEMPORARY\n", "## Set-up\n")
+
+
+def long_cell(nb):
+    cell(nb, "cosines").source += "\nx = 1" * 40
+
+
+def long_idea(nb):
+    cell(nb, "the-idea").source += " more words" * 200
+
+
+def long_setup(nb):
+    cell(nb, "set-up").source += "\nx = 1" * 5
+
+
+def another_chapters_setup(nb):
+    swap(nb, 'clipnotes.start("00_template")', 'clipnotes.start("01_clip")')
+
+
+def second_setup(nb):
+    extra = copy.deepcopy(cell(nb, "set-up"))
+    extra.id = "set-up-again"
+    nb.cells.insert(nb.cells.index(cell(nb, "set-up")), extra)
+
+
+def old_format(nb):
+    nb.nbformat_minor = 4
+
+
+def other_kernel(nb):
+    nb.metadata.kernelspec.name = "julia"
+
+
+def fat_notebook(nb):
+    cell(nb, "the-idea").source += "x" * 3_100_000
+
+
+def cell_run_alone(nb):
+    cell(nb, "cosines").execution_count = 99
+
+
+def memory_address(nb):
+    cell(nb, "cosines-check").outputs[0].text += "<object at 0x7f0000000000>"
+
+
+def random_widgets(nb):
+    text = json.dumps(nb.metadata.widgets).replace("widget-0001", "5f3a9c0e7d")
+    nb.metadata.widgets = json.loads(text)
+
+
+def output_lost(nb):
+    cell(nb, "cosines-check").outputs = []
+
+
+def stored_warning(nb):
+    cell(nb, "cosines").outputs = [
+        hygiene.NotebookNode(output_type="stream", name="stderr", text="UserWarning: something")
+    ]
+
+
+def stored_error(nb):
+    cell(nb, "cosines").outputs = [
+        hygiene.NotebookNode(output_type="error", ename="E", evalue="", traceback=[])
+    ]
+
+
+def nothing_compared(nb):
+    for c in nb.cells:
+        c.metadata.tags = [t for t in tags(c) if t != "nbval-check-output"]
+
+
+def random_id(nb):
+    cell(nb, "cosines").id = "3f9a1c7b"
+
+
+def shouted_id(nb):
+    cell(nb, "cosines").id = "Cosines_2"
+
+
+def same_id_twice(nb):
+    cell(nb, "cosines").id = "cosines-naive"
+
+
+def other_than_the_library(nb):
+    swap(nb, "F.cross_entropy(logits.T, labels)) / 2\n", "F.cross_entropy(logits.T, labels)) / 2.0\n")
+    cell(nb, "clip-loss").source = cell(nb, "clip-loss").source.replace("labels)) / 2", "labels)) / 2.0")
+
+
+def not_in_the_library(nb):
+    cell(nb, "clip-loss").source = "def no_such_function():\n    pass"
+
+
+def lost_library(nb):
+    cell(nb, "clip-loss").metadata.tags = ["lib:clipnotes/nothing.py"]
+
+
+def few_assertions(nb):
+    swap(nb, "assert ", "bool ")
+
+
+def untagged_claim(nb):
+    first(nb, "claim").metadata.tags = []
+
+
+def another_chapters_claim(nb):
+    swap(nb, '"00.toy_loss"', '"07.toy_loss"')
+
+
+def no_alternative_text(nb):
+    del cell(nb, "toy-curve").metadata["mystnb"]
+
+
+def short_alternative_text(nb):
+    cell(nb, "toy-curve").metadata.mystnb.image.alt = "a curve"
+
+
+def same_alternative_text(nb):
+    cell(nb, "toy-curve").metadata.mystnb.image.alt = cell(nb, "idea-diagram").metadata.mystnb.image.alt
+
+
+def no_widget_state(nb):
+    del nb.metadata["widgets"]
+
+
+def no_interactive_figure(nb):
+    first(nb, "interactive").metadata.tags = []
+
+
+def widget_without_alternative_text(nb):
+    nb.metadata.widgets = json.loads(json.dumps(nb.metadata.widgets).replace("alt=", "title="))
+
+
+def picture_widget(nb):
+    nb.metadata.widgets[WIDGET_STATE]["state"]["widget-0001"]["model_name"] = "ImageModel"
+
+
+def directive(nb):
+    cell(nb, "the-idea").source += "\n\n```{note}\nA directive.\n```"
+
+
+def role(nb):
+    cell(nb, "the-idea").source += " See {ref}`here`."
+
+
+def foreign_picture(nb):
+    cell(nb, "the-idea").source += "\n\n![a badge](https://example.org/badge.svg)"
+
+
+def own_machine(nb):
+    cell(nb, "the-idea").source += " The file lies in /home/me/file."
+
+
+def shop_talk(nb):
+    cell(nb, "the-idea").source += " This was written in a sandbox."
+
+
+def figure_left_out(nb):
+    swap(nb, "**Figure 0.2.**", "**Figure 0.5.**")
+
+
+def equation_of_another_chapter(nb):
+    swap(nb, "\\tag{0.2}", "\\tag{3.2}")
+
+
+def dead_page(nb):
+    cell(nb, "the-idea").source += f" [gone]({hygiene.BOOK}book/gone.html)"
+
+
+def dead_heading(nb):
+    cell(nb, "the-idea").source += f" [gone]({hygiene.BOOK}book/notation.html#gone)"
+
+
+def dead_file(nb):
+    cell(nb, "the-idea").source += f" [gone]({hygiene.REPOSITORY}/blob/main/gone.py)"
+
+
+def dead_anchor(nb):
+    cell(nb, "the-idea").source += " [gone](#gone)"
+
+
+def relative_link(nb):
+    cell(nb, "the-idea").source += " [notation](../notation.md)"
+
+
+def four_questions(nb):
+    quiz = first(nb, "quiz")
+    quiz.source = quiz.source[: quiz.source.rindex('    {"question"')] + "])\n"
+
+
+def unnamed_misconception(nb):
+    swap(nb, '"Counting one row: each of', '"Each of')
+
+
+def two_right_answers(nb):
+    quiz = first(nb, "quiz")
+    quiz.source = quiz.source.replace('"9,999", "correct": False', '"9,999", "correct": True')
+
+
+def quiz_compared(nb):
+    first(nb, "quiz").metadata.tags = ["quiz"]
+
+
+def untested_outcome(nb):
+    swap(nb, '"outcome": "O3"', '"outcome": "O1"')
+    for c in nb.cells:
+        if facts(c).get("outcome") == "O3":
+            c.metadata.clipnotes.outcome = "O1"
+
+
+def two_outcomes(nb):
+    swap(nb, "3. **O3** recognise", "3. recognise")
+
+
+def no_solution(nb):
+    nb.cells = [c for c in nb.cells if facts(c).get("solution") != "ranks"]
+
+
+def one_wrong_answer(nb):
+    cell(nb, "ranks-stub").metadata.clipnotes.wrong = ["x = 1"]
+
+
+def kind_left_out(nb):
+    cell(nb, "ranks-stub").metadata.clipnotes.kind = "change"
+
+
+def exercise_without_outcome(nb):
+    del cell(nb, "ranks-stub").metadata.clipnotes["outcome"]
+
+
+def ungraded(nb):
+    del cell(nb, "ranks-check").metadata["nbgrader"]
+
+
+def worthless_check(nb):
+    cell(nb, "ranks-check").metadata.nbgrader.points = 0
+
+
+def unlocked_check(nb):
+    cell(nb, "ranks-check").metadata.nbgrader.locked = False
+
+
+def open_solution(nb):
+    cell(nb, "ranks-solution").metadata.tags = ["solution"]
+
+
+def untitled_solution(nb):
+    cell(nb, "ranks-solution").source = cell(nb, "ranks-solution").source.replace("# @title Solution\n", "")
+
+
+def solution_in_the_open(nb):
+    cell(nb, "ranks-solution").source = cell(nb, "ranks-solution").source.replace("ranks_solution", "ranks")
+
+
+def solution_unfolded_on_colab(nb):
+    del cell(nb, "ranks-solution").metadata["cellView"]
+
+
+BROKEN = {
+    "template_headings": [second_h1, missing_section, swapped_sections],
+    "short_cells": [long_cell],
+    "short_idea": [long_idea],
+    "short_setup": [long_setup, another_chapters_setup, second_setup],
+    "stored_form": [old_format, other_kernel, fat_notebook],
+    "sequential_counts": [cell_run_alone],
+    "normalised": [memory_address, random_widgets, cell_run_alone],
+    "stored_outputs": [output_lost, stored_warning, stored_error],
+    "compared_outputs": [nothing_compared],
+    "stable_ids": [random_id, shouted_id, same_id_twice],
+    "no_drift": [other_than_the_library, not_in_the_library, lost_library],
+    "enough_assertions": [few_assertions],
+    "claims_are_tagged": [untagged_claim, another_chapters_claim],
+    "alternative_text": [no_alternative_text, short_alternative_text, same_alternative_text],
+    "live_figure": [no_widget_state, no_interactive_figure, widget_without_alternative_text, picture_widget],
+    "plain_markdown": [directive, role, foreign_picture],
+    "no_workplace": [own_machine, shop_talk],
+    "numbered": [figure_left_out, equation_of_another_chapter],
+    "links_resolve": [dead_page, dead_heading, dead_file, dead_anchor, relative_link],
+    "good_quiz": [four_questions, unnamed_misconception, two_right_answers, quiz_compared],
+    "outcomes_tested": [untested_outcome, two_outcomes],
+    "whole_exercises": [no_solution, one_wrong_answer, kind_left_out, exercise_without_outcome],
+    "graded": [ungraded, worthless_check, unlocked_check],
+    "hidden_solutions": [open_solution, untitled_solution, solution_in_the_open, solution_unfolded_on_colab],
+}
+CASES = [(rule, damage) for rule, damages in BROKEN.items() for damage in damages]
+
+
+@pytest.mark.parametrize(("rule", "damage"), CASES, ids=lambda value: getattr(value, "__name__", value))
+def test_rule_sees_the_damage(rule, damage):
+    notebook = read(TEMPLATE)
+    damage(notebook)
+    assert list(getattr(hygiene, rule)(Page(TEMPLATE, notebook))) != []
+
+
+def test_length_is_asked_of_chapters():
+    notebook = read(TEMPLATE)
+    found = list(hygiene.lengths(Page(TEMPLATE.with_name("02_lseg.ipynb"), notebook)))
+    assert any("words" in complaint for complaint in found)
+    notebook.cells = notebook.cells[:20]
+    found = list(hygiene.lengths(Page(TEMPLATE.with_name("02_lseg.ipynb"), notebook)))
+    assert any("code cells" in complaint for complaint in found)
+
+
+def test_every_rule_is_broken_somewhere():
+    assert set(BROKEN) | {"lengths"} == {rule.__name__ for rule in hygiene.RULES}
+
+
+# ---------------------------------------------------------------- the pages beside the notebooks
+
+
+def test_new_chapter_is_the_template_under_another_name():
+    from new_chapter import from_template
+
+    notebook = from_template("02_lseg", "LSeg: a word for every pixel")
+    page = Page(ROOT / "chapters" / "02_lseg.ipynb", notebook)
+    assert notebook.cells[0].source.startswith("# 2 · LSeg: a word for every pixel\n")
+    for rule in (
+        hygiene.template_headings,
+        hygiene.short_setup,
+        hygiene.claims_are_tagged,
+        hygiene.numbered,
+        hygiene.links_resolve,
+        hygiene.graded,
+        hygiene.hidden_solutions,
+        hygiene.whole_exercises,
+    ):
+        assert list(rule(page)) == [], rule.__name__
+
+
+def test_every_chapter_is_in_the_book():
+    assert {f"chapters/{path.stem}" for path in chapters()} <= hygiene.book_pages()
+
+
+def test_pages_of_the_book_exist():
+    missing = [
+        name
+        for name in hygiene.book_pages()
+        if not any((ROOT / f"{name}{end}").exists() for end in (".md", ".ipynb"))
+    ]
+    assert missing == []

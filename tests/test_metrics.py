@@ -1,0 +1,104 @@
+"""Measures against values worked out by hand, and against public implementations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from clipnotes import metrics
+
+
+def test_topk_accuracy_by_hand():
+    logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
+    labels = torch.tensor([0, 1, 0])
+    assert [metrics.topk_accuracy(logits, labels, k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_ties_count_as_the_mean_over_their_orders():
+    constant = torch.zeros(6, 10)
+    labels = torch.arange(6)
+    for k in (1, 3, 10):
+        assert metrics.topk_accuracy(constant, labels, k) == pytest.approx(k / 10)
+        assert metrics.recall_at_k(constant, k) == pytest.approx(k / 10)
+    assert metrics.median_rank(constant) == 5.5
+    # one better, then three tied with the answer: second to fourth place, so k = 2 is reached once in three
+    assert metrics.recall_at_k(torch.tensor([[1.0, 2.0, 1.0, 1.0, 0.0]]), 2) == pytest.approx(1 / 3)
+
+
+def test_retrieval_by_hand():
+    similarity = torch.tensor([[0.9, 0.1, 0.2], [0.5, 0.4, 0.1], [0.7, 0.6, 0.1]])
+    assert [metrics.recall_at_k(similarity, k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert metrics.median_rank(similarity) == 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: metrics.recall_at_k(torch.zeros(3, 2), 1),
+        lambda: metrics.recall_at_k(torch.zeros(2, 2), 3),
+        lambda: metrics.topk_accuracy(torch.zeros(2, 3), torch.zeros(3, dtype=torch.long)),
+        lambda: metrics.topk_accuracy(torch.full((2, 3), math.nan), torch.tensor([0, 1])),
+        lambda: metrics.wilson(3, 2),
+        lambda: metrics.bootstrap([1.0]),
+        lambda: metrics.spearman([1, 2], [1, 2, 3]),
+        lambda: metrics.linear_probe(torch.zeros(3, 2), torch.zeros(2), torch.zeros(1, 2)),
+    ],
+)
+def test_bad_input_is_refused(call):
+    with pytest.raises(ValueError, match=r"[A-Z].*\."):
+        call()
+
+
+def test_spearman_equals_scipy_with_ties():
+    stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        a, b = generator.integers(0, 6, 40), generator.normal(size=40)
+        assert metrics.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert metrics.spearman([1, 2, 3], [10, 100, 1000]) == pytest.approx(1)
+    assert metrics.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert metrics.spearman([1, 1, 1], [3, 2, 1]) == 0
+
+
+def test_wilson():
+    assert metrics.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Wilson's formula by hand
+    assert metrics.wilson(0, 20)[0] == 0
+    assert metrics.wilson(20, 20)[1] == 1
+    assert np.ptp(metrics.wilson(500, 1000)) < np.ptp(metrics.wilson(50, 100))
+
+
+def test_bootstrap_covers_the_mean_and_repeats():
+    values = torch.randn(400, generator=torch.Generator().manual_seed(0)) + 1
+    low, high = metrics.bootstrap(values)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std().item() / 20, rel=0.15)
+    assert metrics.bootstrap(values) == (low, high) != metrics.bootstrap(values, seed=1)
+
+
+def test_majority():
+    assert metrics.majority([2, 2, 1, 0]) == 0.5
+
+
+def test_pixel_neighbour_finds_the_same_picture_and_leaves_empty_classes_last():
+    train = torch.rand(300, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(300) % 7
+    labels[labels == 3] = 4
+    scores = metrics.pixel_neighbour(train, labels, train[:260])
+    assert scores.shape == (260, 7)
+    assert torch.equal(scores.argmax(1), labels[:260])
+    assert (scores[:, 3] == -1e9).all()
+    assert torch.equal(
+        metrics.pixel_neighbour(train, labels, train[:5].repeat_interleave(2, 2)).argmax(1), labels[:5]
+    )
+
+
+def test_linear_probe_separates_blobs_and_repeats():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(4, 8, generator=generator) * 3
+    names = torch.tensor([5, 11, 2, 40])
+    pick = torch.randint(0, 4, (400,), generator=generator)
+    features = centres[pick] + torch.randn(400, 8, generator=generator)
+    found = metrics.linear_probe(features[:200], names[pick[:200]], features[200:])
+    assert (found == names[pick[200:]]).float().mean() > 0.9
+    assert torch.equal(found, metrics.linear_probe(features[:200], names[pick[:200]], features[200:]))
