@@ -56,9 +56,10 @@ test: $(READY)  ## run every test, then every notebook against its stored output
 check: $(READY)  ## say in a second what a notebook lacks (NAME=01_clip, or all)
 	@$(BIN)/python tools/hygiene.py $(PICKED)
 
-execute: $(READY)  ## run the chapters and store their outputs (NAME=01_clip, or all)
+execute: $(READY)  ## run the chapters, store their outputs, renew the pages made from them (NAME=01_clip, or all)
 	@$(BIN)/python tools/execute.py $(PICKED)
 	@$(BIN)/python tools/landing.py
+	@$(BIN)/python tools/pages.py
 
 student: $(READY)  ## write copies without solutions to build/student (NAME=01_clip, or all)
 	@$(BIN)/python tools/student.py $(PICKED)
@@ -67,7 +68,8 @@ new: $(READY)  ## begin a chapter from the template (NAME=02_lseg TITLE='LSeg: .
 	@$(BIN)/python tools/new_chapter.py "$(NAME)" "$(TITLE)"
 
 claims: $(READY)  ## run the live claims under seeds 0 to 4 and record them
-	$(QUIET) $(BIN)/python tools/claims.py
+	$(QUIET) $(BIN)/python tools/claims.py $(PICKED)
+	@$(BIN)/python tools/pages.py
 
 bench: $(READY)  ## time our code against the references, interleaved
 	$(BIN)/python tools/bench.py

@@ -119,6 +119,8 @@ def _region(g: torch.Generator, which: Tensor, size: int) -> Tensor:
     """A crop of each region's texture: n x 3 x size x size."""
     bank = _textures()
     n, room = len(which), bank.shape[-1] - size + 1
+    if room < 1:
+        raise ValueError(f"pictures of the toy world are at most {bank.shape[-1]} pixels large, not {size}")
     variant = torch.randint(0, bank.shape[1], (n,), generator=g).tolist()
     corner = torch.randint(0, room, (n, 2), generator=g).tolist()
     rows = zip(which.tolist(), variant, corner, strict=True)

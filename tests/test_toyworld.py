@@ -180,3 +180,5 @@ def test_bad_input_is_refused_early():
         toyworld.singles(2, styles=["apple"])
     with pytest.raises(ValueError, match='"varied" or "plain", not \'grass\''):
         toyworld.singles(2, ground="grass")
+    with pytest.raises(ValueError, match="at most 160 pixels large, not 224"):
+        toyworld.scenes(2, size=224)
