@@ -13,7 +13,8 @@ READY  := $(VENV)/.clipnotes-ready
 # One thread a process: two notebooks that share two cores are faster so, and the last digits do not wander.
 QUIET  := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0
 # NAME=01_clip means that chapter, NAME=00_template the template, nothing means all.
-PICKED := $(if $(NAME),$(wildcard chapters/$(NAME).ipynb book/template/$(NAME).ipynb))
+FOUND   = $(wildcard chapters/$(NAME).ipynb book/template/$(NAME).ipynb)
+PICKED  = $(if $(NAME),$(or $(FOUND),$(error There is no chapters/$(NAME).ipynb)))
 NBVAL  := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -n $(JOBS) --dist loadscope
 
 .DEFAULT_GOAL := help
@@ -77,5 +78,5 @@ bench: $(READY)  ## time our code against the references, interleaved
 lint: $(READY)  ## check the style of the code with ruff
 	@$(BIN)/ruff check .
 
-clean:  ## remove what was built; the environment stays
-	rm -rf _build build dist .pytest_cache .ruff_cache
+clean:  ## remove the built book and the caches; the environment and trained weights stay
+	rm -rf _build build/student dist .pytest_cache .ruff_cache

@@ -35,7 +35,8 @@ TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}", "a draw
 HELD_OUT_TEMPLATES = ("this is a photo of {}", "here is a picture of {}", "a view of {} in this scene",
                       "look at this drawing of {}", "there is {} in the picture", "we see an image of {}")
 STYLE_TEMPLATES = {
-    "crop": ("a cropped photo of {}", "a close-up of {}", "a small photo of {}", "a view of {}", "a blurry photo of {}"),
+    "crop": ("a cropped photo of {}", "a close-up of {}", "a small photo of {}", "a view of {}",
+             "a blurry photo of {}"),
     "silhouette": ("a silhouette of {}", "the shadow of {}", "a dark shape of {}"),
     "outline": ("an outline of {}", "the contour of {}", "a line drawing of {}"),
     "edges": ("a sketch of {}", "a pencil drawing of {}", "a line drawing of {}"),

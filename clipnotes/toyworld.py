@@ -503,7 +503,8 @@ def scenes(n: int, seed: int = 0, size: int = 96, *, objects: tuple[int, int] = 
         here = (number > k).nonzero().squeeze(1)
         m = len(here)
         label, who = _choose(g, m, styles, names) if tail is None else _tail_choose(g, m, styles, tail)
-        cell, side = corners[here, k], torch.randint(size * scale[0] // 100, size * scale[1] // 100 + 1, (m,), generator=g)
+        cell = corners[here, k]
+        side = torch.randint(size * scale[0] // 100, size * scale[1] // 100 + 1, (m,), generator=g)
         nudge = torch.randint(-size // 16, size // 16 + 1, (2, m), generator=g)
         x = ((cell % 3 * 2 + 1) * size // 6 + nudge[0]).maximum(side * 2 // 5).minimum(size - side * 2 // 5)
         y = ((cell // 3 * 2 + 1) * size // 4 + nudge[1]).maximum(side * 2 // 5).minimum(size - side * 2 // 5)
@@ -647,9 +648,10 @@ class Stream(torch.utils.data.IterableDataset):
     `seed + step` decides a batch, so a run that resumes at `start` sees what it would have seen.
     """
 
-    def __init__(self, batch: int, size: int = 64, seed: int = 0, start: int = 0, rank: int = 0, world: int = 1, **look):
-        self.batch, self.size, self.seed, self.start, self.rank, self.world, self.look = \
-            batch, size, seed, start, rank, world, look
+    def __init__(self, batch: int, size: int = 64, seed: int = 0, start: int = 0, rank: int = 0, world: int = 1,
+                 **look):
+        self.batch, self.size, self.look = batch, size, look
+        self.seed, self.start, self.rank, self.world = seed, start, rank, world
 
     def __iter__(self) -> Iterator[dict]:
         worker = torch.utils.data.get_worker_info()

@@ -32,7 +32,8 @@ def html() -> Path:
     """The built book: the one that is there if it is newer than its sources, else a new one."""
     index = ROOT / "_build" / "html" / "index.html"
     if not index.exists() or index.stat().st_mtime < sources_time():
-        command = [sys.executable, "-m", "jupyter_book", "build", str(ROOT), "--all", "-W", "--keep-going"]
+        program = Path(sys.executable).parent / "jupyter-book"
+        command = [program, "build", ROOT, "--all", "-W", "--keep-going"]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         os.utime(index)

@@ -1,4 +1,4 @@
-"""Chapter 1's own code, loaded from the notebook: equal to the release, right gradients, `full` mode on stand-ins."""
+"""Chapter 1's own code, from the notebook: equal to the release, right gradients, `full` mode on stand-ins."""
 
 import ast
 import types
@@ -39,7 +39,7 @@ def unit(n: int, d: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name, built", [
     ("clip.vit", "VisionTransformer"), ("clip.resnet", "ModifiedResNet"), ("clip.text", "TextTransformer"),
-    ("clip.text", "DualEncoder"), ("clip.loss", "clip_loss"), ("clip.loss", "clip_loss_naive"),
+    ("clip.text", "DualEncoder"), ("clip.loss", "clip_loss"),
 ])
 def test_parity_with_the_release(chapter, name, built):
     assert check.parity(name, getattr(chapter, built)) <= 1e-5
@@ -49,17 +49,17 @@ def test_merges_spell_the_release_s_tokens(chapter):
     tokenizer = chapter.Tokenizer()
     for word in ("lower", "photo", "zorgle", "a", "unbelievable"):
         letters = [*word[:-1], word[-1] + "</w>"]
-        assert [tokenizer.ids[part] for part in chapter.merge(letters, tokenizer.ranks)] == tokenizer.encode(word)
+        ids = [tokenizer.ids[part] for part in chapter.merge(letters, tokenizer.ranks)]
+        assert ids == tokenizer.encode(word)
 
 
 def test_loss_has_the_gradient_of_its_definition(chapter):
     image_emb, text_emb = unit(4, 3, 0).requires_grad_(), unit(4, 3, 1).requires_grad_()
     assert torch.autograd.gradcheck(lambda u, v: chapter.clip_loss(u, v, 14.3), (image_emb, text_emb))
-    fast = torch.autograd.grad(chapter.clip_loss(image_emb, text_emb, 14.3), (image_emb, text_emb))
-    u, v = F.normalize(image_emb, dim=1), F.normalize(text_emb, dim=1)
-    logits = 14.3 * u @ v.T
+    logits = 14.3 * image_emb @ text_emb.T
     slow = -(logits.log_softmax(0).diagonal() + logits.log_softmax(1).diagonal()).mean() / 2
-    for ours, theirs in zip(fast, torch.autograd.grad(14.3 * 0 + slow, (u, v)), strict=True):
+    fast = torch.autograd.grad(chapter.clip_loss(image_emb, text_emb, 14.3), (image_emb, text_emb))
+    for ours, theirs in zip(fast, torch.autograd.grad(slow, (image_emb, text_emb)), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-10)
 
 
@@ -92,12 +92,17 @@ def test_every_weight_of_the_dual_encoder_gets_a_gradient(chapter, layers, patch
 
 
 def test_fit_looks_on_and_keeps_the_factor_below_100(chapter):
-    chapter.space["session"].seed = 3
     data, steps = toyworld.singles(80, 0, 32), []
-    model, losses = chapter.fit(data["images"], data["captions"], steps=4, group=16,
-                                watch=lambda step, model: steps.append(step))
+
+    def watch(step, model):
+        steps.append(step)
+        if step == 3:
+            model.logit_scale.data.fill_(6.0)  # a factor of 403
+
+    model, losses = chapter.fit(data["images"], data["captions"], steps=4, group=16, watch=watch)
     assert steps == [0, 1, 2, 3] and len(losses) == 4 and not model.training
-    assert model.logit_scale.exp() <= 100.0001 and abs(losses[0] - torch.tensor(16.0).log()) < 1
+    assert torch.isclose(model.logit_scale.exp(), torch.tensor(100.0))
+    assert 2 < losses[0] < 5  # ln 16, and a little for the factor of an untrained model
 
 
 def test_your_photo_answers_with_probabilities(chapter):
@@ -130,7 +135,7 @@ def test_full_mode_reads_a_real_set(chapter, monkeypatch):
 
 @pytest.mark.slow
 def test_full_mode_loads_the_released_weights_strictly(chapter, monkeypatch, capsys):
-    """The cell itself, with open_clip's ViT-B/32 of random weights: the official names and shapes, and equal features."""
+    """The cell itself, on open_clip's ViT-B/32 of random weights: official names and shapes, equal features."""
     import open_clip
 
     create, asked = open_clip.create_model, []

@@ -46,11 +46,14 @@ def test_every_caption_is_made_of_trained_tokens(tmp_path):
 def test_a_run_that_was_interrupted_goes_on(tmp_path):
     out = tmp_path / "small.safetensors"
     train(out, 64, "--minutes", "0")
-    first = torch.load(out.with_suffix(".state"), weights_only=True)
+    first = torch.load(out.with_suffix(".state"), weights_only=True)["progress"]
     assert first["seen"] == 0
     train(out, 64)
-    assert torch.load(out.with_suffix(".state"), weights_only=True)["seen"] == 64
-    assert clip.load_clip(out).card["images"] == 64
+    assert torch.load(out.with_suffix(".state"), weights_only=True)["progress"]["seen"] == 64
+    card = clip.load_clip(out).card
+    assert card["images"] == 64 and [seen for seen, _ in card["history"]] == [0]
+    train(out, 80)  # longer than planned: the card tells
+    assert [seen for seen, _ in clip.load_clip(out).card["history"]] == [0, 64]
 
 
 def test_a_file_from_another_world_is_refused(tmp_path):

@@ -3,7 +3,7 @@
     python tools/ch01_models.py [--seeds 3] [--images 60000]
 
 The same pictures, the same image tower, the same number of steps; three seeds, all recorded in
-book/records/ch01_models.json. Seed 0 ships as clipnotes/data/ch01_{clip,supervised,pictures}.safetensors: the tensors
+clipnotes/data/ch01_models.json. Seed 0 ships as clipnotes/data/ch01_{clip,supervised,pictures}.safetensors: the tensors
 of a VisionTransformer under their names without prefix, and `classes` K x D unit vectors (not for "pictures");
 metadata: `config` (keyword arguments of VisionTransformer), `names` (K), `objective`, `images`.
 """
@@ -27,6 +27,7 @@ from clipnotes import grammar, toyworld
 from clipnotes.clip import CLIP, CLIPConfig, clip_loss
 from clipnotes.prompts import class_embeddings
 from clipnotes.tokenizer import tokenize
+from tools.train_clip import log_run
 
 ROOT = Path(__file__).parent.parent
 SIZE, NAMES, BATCH, SEED = 32, 24, 128, 80_000_000
@@ -121,16 +122,18 @@ def measure(model: CLIP, classes: torch.Tensor | None, chosen: list[str]) -> dic
     return row
 
 
-def save(objective: str, model: CLIP, classes: torch.Tensor | None, chosen: list[str], images: int) -> None:
+def save(objective: str, model: CLIP, classes: torch.Tensor | None, chosen: list[str], images: int) -> Path:
     tensors = {k: v.half().contiguous() for k, v in model.visual.state_dict().items()}
     if classes is not None:
         tensors["classes"] = classes.half().contiguous()
     c = asdict(SHAPE)
-    kwargs = dict(image_size=SIZE, patch_size=8, width=128, layers=c["vision_layers"], heads=2, embed_dim=128, pool="avg")
+    kwargs = dict(image_size=SIZE, patch_size=8, width=128, layers=c["vision_layers"], heads=2, embed_dim=128,
+                  pool="avg")
     path = ROOT / "clipnotes" / "data" / f"ch01_{objective}.safetensors"
     save_file(tensors, path.with_suffix(".tmp"), dict(config=json.dumps(kwargs), names=json.dumps(chosen),
                                                       objective=objective, images=str(images)))
     os.replace(path.with_suffix(".tmp"), path)
+    return path
 
 
 def main() -> None:
@@ -139,7 +142,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60_000)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    chosen, out = names(), ROOT / "book" / "records" / "ch01_models.json"
+    chosen, out = names(), ROOT / "clipnotes" / "data" / "ch01_models.json"
     record = dict(command="python tools/ch01_models.py", names=NAMES, images=args.images, size=SIZE, chance=1 / NAMES,
                   neighbour_artist_chance=0.25, runs=[])
     for seed in range(args.seeds):
@@ -154,8 +157,8 @@ def main() -> None:
             record["runs"].append(row)
             print(row, flush=True)
             if seed == 0:
-                save(objective, model, classes, chosen, args.images)
-    out.parent.mkdir(exist_ok=True)
+                log_run("ch01_models", save(objective, model, classes, chosen, args.images), row["minutes"],
+                        args.images, seed)
     out.write_text(json.dumps(record, indent=1) + "\n")
 
 

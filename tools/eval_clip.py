@@ -69,8 +69,8 @@ def retrieval(model: CLIP, n: int = 500, names: list[str] | None = None) -> dict
     for label, styles in (("training styles", toyworld.TRAIN_STYLES), ("emojitwo", [toyworld.HELD_OUT_STYLE])):
         batch = toyworld.scenes(n, SEED + 2, objects=(2, 2), styles=styles, names=names, masks=False)
         similarity = image_embeddings(model, batch["images"]) @ model.encode_text(batch["captions"]).T
-        rows[label] = {"text for image R@5": recall_at_k(similarity, 5), "image for text R@5": recall_at_k(similarity.T, 5),
-                       "chance": 5 / n, "n": n}
+        rows[label] = {"text for image R@5": recall_at_k(similarity, 5),
+                       "image for text R@5": recall_at_k(similarity.T, 5), "chance": 5 / n, "n": n}
     return rows
 
 
@@ -86,7 +86,7 @@ def attributes(model: CLIP, n: int = 1000, names: list[str] | None = None) -> di
     rows["category"] = dict(top1=topk_accuracy(found, truth), majority=majority(truth), n=n)
 
     tinted = toyworld.singles(n, SEED + 4, tints=1.0, names=names)
-    words = [[f"a {colour} {grammar.concepts()[i].name}" for colour in grammar.TINTS] for i in range(len(grammar.concepts()))]
+    words = [[f"a {colour} {c.name}" for colour in grammar.TINTS] for c in grammar.concepts()]
     text = torch.stack([model.encode_text(w) for w in words])  # concepts x 8 x D
     colour = torch.einsum("bd,bkd->bk", image_embeddings(model, tinted["images"]), text[tinted["labels"]])
     rows["colour"] = dict(top1=topk_accuracy(colour, tinted["tints"]), chance=1 / 8, n=n)
@@ -116,7 +116,8 @@ def attributes(model: CLIP, n: int = 1000, names: list[str] | None = None) -> di
     class_emb = class_embeddings(model, crops_names, TEMPLATES)
     rows["small crops"] = name_scores(model, crops, crops_names, class_emb) | dict(chance=1 / len(crops_names))
     crops = toyworld.crops(n, SEED + 7, low=20, high=32, styles=[toyworld.HELD_OUT_STYLE], names=crops_names)
-    rows["small crops, emojitwo"] = name_scores(model, crops, crops_names, class_emb) | dict(chance=1 / len(crops_names))
+    rows["small crops, emojitwo"] = name_scores(model, crops, crops_names, class_emb)
+    rows["small crops, emojitwo"]["chance"] = 1 / len(crops_names)
 
     far = toyworld.perspective(n, SEED + 8, objects=(1, 1), names=names)
     text = model.encode_text([f"this object is {d}" for d in grammar.DISTANCES])
@@ -129,7 +130,8 @@ def attributes(model: CLIP, n: int = 1000, names: list[str] | None = None) -> di
 def show(rows: dict, head: str) -> None:
     print(f"\n{head}")
     for name, row in rows.items():
-        print(f"  {name:24s} " + "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        cells = [f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
+        print(f"  {name:24s} " + "  ".join(cells))
 
 
 def evaluate(model: CLIP, names: int | None, n: int) -> dict:

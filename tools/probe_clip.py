@@ -8,6 +8,7 @@
 import argparse
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -58,7 +59,8 @@ def forms(model: CLIP, n: int = 500, names: list[str] | None = None) -> dict:
         kind_emb = class_embeddings(model, chosen, grammar.STYLE_TEMPLATES[kind])
         batch = toyworld.line_art(n, SEED + 30, kind=kind, names=chosen)
         row = name_scores(model, batch, chosen, kind_emb)
-        rows[kind] = row | dict(photo_prompt_top1=name_scores(model, batch, chosen, class_emb)["top1"], chance=1 / len(chosen))
+        plain = name_scores(model, batch, chosen, class_emb)["top1"]
+        rows[kind] = row | dict(photo_prompt_top1=plain, chance=1 / len(chosen))
     batch = toyworld.renders(n, SEED + 31)
     solid = class_embeddings(model, grammar.SOLIDS, grammar.STYLE_TEMPLATES["solid"])
     rows["solids"] = dict(top1=topk_accuracy(image_embeddings(model, batch["images"]) @ solid.T, batch["labels"]),
@@ -73,7 +75,7 @@ def regions(model: CLIP, n: int = 500) -> dict:
     below = batch["regions"][:, -1, 0]
     names = list(toyworld.LOWER)
     truth = torch.tensor([names.index(grammar.REGIONS[i]) for i in below.tolist()])
-    text = model.encode_text([f"a photo of something {grammar.ON[r]}".replace("something", "this object") for r in names])
+    text = model.encode_text([f"a photo of this object {grammar.ON[r]}" for r in names])
     return {"ground": dict(top1=topk_accuracy(image_embeddings(model, batch["images"]) @ text.T, truth),
                            chance=1 / len(names), n=n)}
 
@@ -84,8 +86,9 @@ def markdown(tables: dict, card: dict) -> str:
              "Every later chapter asks the tiny CLIP for something. This page, written by `tools/probe_clip.py`, says "
              "what it can give, each figure beside its control: chance, the majority class, the nearest picture in "
              "pixels, a name that is not in the picture. All are shares of one, n says of how many.", "",
-             f"The model has seen {card['images']:,} pictures ({card['minutes']:.0f} minutes on two CPU cores, seed "
-             f"{card['seed']}).", ""]
+             f"The model has seen {card['images']:,} pictures in {card['minutes']:.0f} minutes on two CPU cores that it "
+             f"shared with other work (seed {card['seed']}; one run, one seed). How far seeds differ is shown by the "
+             "three small towers of each kind in chapter 1, section *Look inside*.", ""]
     for head, rows in tables.items():
         keys = list(dict.fromkeys(k for row in rows.values() for k in row))
         lines += [f"## {head}", "", "| | " + " | ".join(k.replace("_", " ") for k in keys) + " |",
@@ -94,7 +97,22 @@ def markdown(tables: dict, card: dict) -> str:
             cells = [f"{row[k]:.3f}" if isinstance(row.get(k), float) else str(row.get(k, "")) for k in keys]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines + learning(card))
+
+
+def learning(card: dict) -> list[str]:
+    """The curve over pictures seen, about a dozen points, and what was changed on the way."""
+    curve = card["curve"]
+    lines = ["## The curve", "", "Means over the minute before, on the pictures of training: the loss of a batch of "
+             f"{card['batch']} pairs, and how often a picture finds its own caption in its half of the batch.", "",
+             "| pictures seen | loss | in-batch top-1 |", "|---|---|---|"]
+    picked = sorted({round(i * (len(curve) - 1) / 13) for i in range(14)})
+    lines += [f"| {curve[i][0]:,} | {curve[i][1]:.2f} | {curve[i][2]:.2f} |" for i in picked]
+    for (_, before), (seen, after) in pairwise(card["history"]):
+        changed = [f"{k} {before.get(k)} → {after.get(k)}" for k in sorted({*before, *after})
+                   if before.get(k) != after.get(k)]
+        lines += ["", f"At {seen:,} pictures the run was resumed with other options: {'; '.join(changed)}."]
+    return [*lines, ""]
 
 
 def main() -> None:
@@ -107,7 +125,8 @@ def main() -> None:
     model = load_clip(args.checkpoint)
     names = pool_names(args.names) if args.names else None
     tables = evaluate(model, args.names, args.n)
-    tables |= {"Patches": patches(model, names=names), "Other forms": forms(model, args.n, names), "Grounds": regions(model)}
+    tables |= {"Patches": patches(model, names=names), "Other forms": forms(model, args.n, names),
+               "Grounds": regions(model)}
     for head, rows in tables.items():
         show(rows, head)
     if args.page:

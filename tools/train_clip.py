@@ -10,12 +10,13 @@ Rendered pictures wait in a pool and are seen --reuse times on average.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 
@@ -109,7 +110,7 @@ class Pool:
 
 
 def jitter(images: torch.Tensor, g: torch.Generator) -> torch.Tensor:
-    """A little scale, shift and turn, no mirror (captions know left from right): a picture that is seen again is new."""
+    """A little scale, shift and turn, so that a picture seen again is new; no mirror: captions know left from right."""
     n = len(images)
     scale, angle = 1 + 0.3 * (torch.rand(n, generator=g) - 0.5), 0.25 * (torch.rand(n, generator=g) - 0.5)
     shift = 0.2 * (torch.rand(n, 2, 1, generator=g) - 0.5)
@@ -187,14 +188,38 @@ def side_at(seen: int, args) -> int:
     return int(side)
 
 
-def save_state(path: Path, model, optims, seen: int, minutes: float, curve: list) -> None:
+@dataclass
+class Progress:
+    """How far a run is: pictures seen, minutes spent, [pictures, loss, in-batch top-1] a minute, options over time."""
+
+    seen: int = 0
+    minutes: float = 0.0
+    curve: list = field(default_factory=list)
+    history: list = field(default_factory=list)
+
+
+def options(args) -> dict:
+    """What of the command decides the weights, as JSON values."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("out", "minutes")}
+
+
+def save_state(path: Path, model, optims, done: Progress) -> None:
     temporary = path.with_suffix(".tmp")
-    torch.save(dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optims], seen=seen, minutes=minutes,
-                    curve=curve), temporary)
+    torch.save(dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optims], progress=asdict(done)),
+               temporary)
     os.replace(temporary, path)
 
 
-def export(model: CLIP, ids: torch.Tensor, args, seen: int, minutes: float, curve: list) -> None:
+def load_state(path: Path, model, optims, device: str) -> Progress:
+    state = torch.load(path, weights_only=True, map_location=device)
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optims, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    print(f"resumed at {state['progress']['seen']:,} pictures", flush=True)
+    return Progress(**state["progress"])
+
+
+def export(model: CLIP, ids: torch.Tensor, args, done: Progress) -> None:
     """The shipped form: ids of the full vocabulary, fp16, a card."""
     shape = asdict(model.config) | dict(vocab_size=VOCABULARY)
     full = CLIP(CLIPConfig(**shape))
@@ -203,22 +228,21 @@ def export(model: CLIP, ids: torch.Tensor, args, seen: int, minutes: float, curv
     table = torch.zeros(VOCABULARY, rows.shape[1])
     table[ids] = rows
     full.load_state_dict(state | {"token_embedding.weight": table})
-    options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "minutes"}
-    card = dict(options, images=seen, minutes=round(minutes, 1), date=str(date.today()), curve=curve,
-                toyworld_version=toyworld.VERSION, generator_hash=toyworld.generator_hash())
+    card = dict(options(args), images=done.seen, minutes=round(done.minutes, 1), date=str(date.today()),
+                curve=done.curve, history=done.history, toyworld_version=toyworld.VERSION,
+                generator_hash=toyworld.generator_hash())
     save_clip(full, args.out, ids, card)
 
 
-def log_run(args, seen: int, minutes: float) -> None:
-    import hashlib
-
+def log_run(program: str, path: Path, minutes: float, images: int, seed: int) -> None:
+    """One line in the ledger: what was spent on what."""
     ledger = Path(__file__).parent / "ledger.md"
     if not ledger.exists():
         ledger.write_text("# Ledger\n\nWhat the training programs spent; they write it themselves.\n\n"
                           "| program | file | minutes | images | seed | sha256 |\n|---|---|---|---|---|---|\n")
-    sha = hashlib.sha256(args.out.read_bytes()).hexdigest()[:12]
+    sha = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     with ledger.open("a") as file:
-        file.write(f"| train_clip | {args.out.name} | {minutes:.0f} | {seen} | {args.seed} | {sha} |\n")
+        file.write(f"| {program} | {path.name} | {minutes:.0f} | {images} | {seed} | {sha} |\n")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -241,26 +265,22 @@ def main(argv: list[str] | None = None) -> None:
     optims = optimizers(model, args)
     parameters = list(model.parameters())
     state_file = args.out.with_suffix(".state")
-    seen, spent, curve = 0, 0.0, []
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optims, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        seen, spent, curve = state["seen"], state["minutes"], state["curve"]
-        print(f"resumed at {seen:,} pictures", flush=True)
+    done = load_state(state_file, model, optims, device) if state_file.exists() else Progress()
+    if not done.history or done.history[-1][1] != options(args):
+        done.history.append([done.seen, options(args)])
     visual = torch.compile(model.visual, dynamic=False) if args.compile else model.visual
     model.train()
-    pool, begun, told = None, time.time(), time.time()
+    pool, told, spent = None, time.time(), done.minutes
+    begun = time.time()
     sums = torch.zeros(3)
-    while seen < args.images and (time.time() - begun) / 60 < args.minutes:
-        side = side_at(seen, args)
+    while done.seen < args.images and (time.time() - begun) / 60 < args.minutes:
+        side = side_at(done.seen, args)
         if pool is None or side > pool.size:
-            pool = Pool(args, max(64, side), ids, rank, world, start=seen // args.batch * 4 + 1)
+            pool = Pool(args, max(64, side), ids, rank, world, start=done.seen // args.batch * 4 + 1)
         images, texts = (t.to(device) for t in pool.draw(args.batch // world, side))
         for optimizer in optims:
             for group in optimizer.param_groups:
-                group["lr"] = group["base"] * rate(seen, args)
+                group["lr"] = group["base"] * rate(done.seen, args)
         with torch.autocast(device.split(":")[0], dtype=torch.bfloat16):
             image_emb, text_emb = visual(model.standardise(images)), encode_texts(model, texts)
         image_emb, text_emb = F.normalize(image_emb.float(), dim=-1), F.normalize(text_emb.float(), dim=-1)
@@ -274,25 +294,25 @@ def main(argv: list[str] | None = None) -> None:
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))  # the paper's clip
             hits = (image_emb @ text_emb.T).argmax(1).cpu() == torch.arange(len(image_emb))
-        seen += args.batch
+        done.seen += args.batch
         sums += torch.tensor([loss.item(), hits.float().mean().item(), 1.0])
-        if rank == 0 and (time.time() - told > 60 or seen >= args.images):
-            minutes = spent + (time.time() - begun) / 60
+        if rank == 0 and (time.time() - told > 60 or done.seen >= args.images):
+            done.minutes = spent + (time.time() - begun) / 60
             mean = (sums / sums[2]).tolist()
-            curve.append([seen, round(mean[0], 4), round(mean[1], 4)])
-            print(f"{minutes:6.1f} min {seen:9,} pictures  side {side}  loss {mean[0]:.3f}  in-batch top-1 {mean[1]:.3f}"
-                  f"  scale {model.logit_scale.exp().item():.1f}  {sums[2] * args.batch / (time.time() - told):.0f}/s",
-                  flush=True)
+            done.curve.append([done.seen, round(mean[0], 4), round(mean[1], 4)])
+            speed = sums[2] * args.batch / (time.time() - told)
+            print(f"{done.minutes:6.1f} min {done.seen:9,} pictures  side {side}  loss {mean[0]:.3f}  in-batch top-1 "
+                  f"{mean[1]:.3f}  scale {model.logit_scale.exp().item():.1f}  {speed:.0f}/s", flush=True)
             sums.zero_()
             told = time.time()
-            save_state(state_file, model, optims, seen, minutes, curve)
+            save_state(state_file, model, optims, done)
     if rank == 0:
-        minutes = spent + (time.time() - begun) / 60
-        save_state(state_file, model, optims, seen, minutes, curve)
-        export(model, ids, args, seen, minutes, curve)
-        if seen >= args.images:
-            log_run(args, seen, minutes)
-        print(json.dumps(dict(out=str(args.out), images=seen, minutes=round(minutes, 1))))
+        done.minutes = spent + (time.time() - begun) / 60
+        save_state(state_file, model, optims, done)
+        export(model, ids, args, done)
+        if done.seen >= args.images:
+            log_run("train_clip", args.out, done.minutes, done.seen, args.seed)
+        print(json.dumps(dict(out=str(args.out), images=done.seen, minutes=round(done.minutes, 1))))
     if world > 1:
         dist.destroy_process_group()
 

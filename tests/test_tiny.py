@@ -1,0 +1,90 @@
+"""The shipped tiny CLIP: what the book says of it holds, and open_clip agrees with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clipnotes import clip, grammar, toyworld
+from tools import eval_clip, probe_clip
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return clip.load_clip("tiny")
+
+
+@pytest.fixture(scope="module")
+def probe():
+    return json.loads((ROOT / "book" / "records" / "probe.json").read_text())
+
+
+def test_card_tells_how_it_was_made(tiny):
+    card = tiny.card
+    assert card["toyworld_version"] == toyworld.VERSION and card["generator_hash"] == toyworld.generator_hash()
+    assert card["images"] >= 1_000_000 and card["seed"] == 0 and card["minutes"] > 0
+    losses = [row[1] for row in card["curve"]]
+    assert losses[0] > 1.5 * losses[-1], "the curve over pictures seen is in the card"
+
+
+def test_image_tower_is_small(tiny):
+    assert tiny.config.is_vit and sum(p.numel() for p in tiny.visual.parameters()) <= 1_500_000
+
+
+def test_open_clip_gives_the_same_embeddings(tiny, tmp_path):
+    import open_clip
+
+    config = clip.export_open_clip(tiny, tmp_path / "full.safetensors")
+    other = open_clip.model.CLIP(**config).eval()
+    other.load_state_dict(load_file(tmp_path / "full.safetensors"))
+    images = toyworld.singles(8, seed=1)["images"]
+    ids = clip.tokenize(toyworld.scenes(8, seed=1)["captions"], tiny.config.context_length)
+    with torch.no_grad():
+        torch.testing.assert_close(other.encode_image(tiny.standardise(images), normalize=True),
+                                   tiny.encode_image(images), atol=1e-5, rtol=0)
+        torch.testing.assert_close(other.encode_text(ids, normalize=True), tiny.encode_text(ids), atol=1e-5, rtol=0)
+
+
+def test_every_prompt_of_the_course_is_known(tiny, recwarn):
+    for prompts in grammar.PROMPTS.values():
+        tiny.encode_text(list(prompts))
+    assert not [w for w in recwarn if issubclass(w.category, clip.UntrainedTokenWarning)]
+
+
+def test_probe_page_is_of_this_model(tiny, probe):
+    """The stored figures are measured again on fewer pictures: they must agree within sampling error."""
+    names = eval_clip.pool_names(None)
+    again = eval_clip.naming(tiny, names, n=250, floor=False)
+    for style, row in probe[f"Names, {len(names)} candidates"].items():
+        assert abs(again[style]["top1"] - row["top1"]) < 0.12, style
+    assert f"{tiny.card['images']:,} pictures" in (ROOT / "book" / "probe.md").read_text()
+
+
+def test_what_it_knows_beats_its_controls(probe):
+    names = next(rows for head, rows in probe.items() if head.startswith("Names"))
+    for style, row in names.items():
+        assert row["top1"] > 2 * row["pixels_top1"] and row["top5"] > row["pixels_top5"], style
+    assert all(row["text for image R@5"] > 10 * row["chance"] for row in probe["Retrieval"].values())
+    know = probe["Attributes"]
+    assert know["category"]["top1"] > know["category"]["majority"] + 0.1
+    assert know["colour"]["top1"] > 3 * know["colour"]["chance"]
+    assert know["count"]["top1"] > 1.5 * know["count"]["chance"]
+    assert know["small crops"]["top1"] > 0.5
+    assert know["distance"]["spearman"] > 0.4
+
+
+def test_probe_programs_run_on_any_candidate():
+    """A model that knows nothing is at chance: the probe invents nothing."""
+    torch.manual_seed(0)
+    config = clip.CLIPConfig(128, 64, 1, 128, 8, 40, 49408, 128, 1, pool="avg")
+    nothing = clip.CLIP(config).eval()
+    rows = eval_clip.naming(nothing, eval_clip.pool_names(60), n=200, floor=False)
+    assert all(row["top1"] < 0.1 for row in rows.values())
+    found = probe_clip.patches(nothing, n=40)
+    assert all(abs(row["hit"] - row["absent_name"]) < 0.35 for row in found.values())
+    forms = probe_clip.forms(nothing, n=40, names=eval_clip.pool_names(60))
+    assert set(forms) == {"silhouette", "outline", "edges", "solids"}
