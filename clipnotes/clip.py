@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from clipnotes.tokenizer import shared_tokenizer, tokenize
@@ -538,7 +538,8 @@ def _write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary, metadata)
+        data = save({key: value.contiguous() for key, value in tensors.items()}, metadata)
+        temporary.write_bytes(data)  # save_file would make a file that only its owner can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -128,7 +128,7 @@ def test_page_is_whole(visit, name):
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     assert page.locator(".bd-article h1").count() == 1
     if page.locator(".bd-article .math").count():
-        page.wait_for_selector(".bd-article .math mjx-container", timeout=15000)
+        page.wait_for_selector(".bd-article .math mjx-container", state="attached", timeout=15000)
         assert (
             page.locator(".bd-article .math").evaluate_all(
                 "nodes => nodes.filter(n => !n.querySelector('mjx-container')).map(n => n.textContent)"
@@ -218,9 +218,7 @@ def test_dead_links_are_seen(tmp_path):
 def test_sliders_move_a_picture(visit, name):
     page = visit.open(name)
     page.wait_for_selector(".widget-slider .noUi-handle", timeout=20000)
-    visible = (
-        "box => [...box.querySelectorAll('img')].filter(i => i.offsetParent !== null).map(i => i.src).join()"
-    )
+    visible = "box => [...box.querySelectorAll('img')].filter(i => i.offsetParent !== null).map(i => i.src).join()"
     boxes = page.locator(".jupyter-widgets.widget-vbox:has(.widget-slider):has(img)")
     assert boxes.count() > 0
     for number in range(boxes.count()):

@@ -545,6 +545,8 @@ def test_round_trip(saved, images):
     assert close(loaded.encode_image(images), model.encode_image(images), 1e-2)
     assert path.stat().st_size < 1e6, "only the trained rows are stored"
     assert [file.name for file in path.parent.iterdir()] == [path.name], "no temporary file stays"
+    (path.parent / "plain").touch()
+    assert path.stat().st_mode == (path.parent / "plain").stat().st_mode, "others may read what they may"
 
 
 def test_resnet_round_trip(tmp_path, images):

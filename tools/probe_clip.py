@@ -86,7 +86,7 @@ def markdown(tables: dict, card: dict) -> str:
              "Every later chapter asks the tiny CLIP for something. This page, written by `tools/probe_clip.py`, says "
              "what it can give, each figure beside its control: chance, the majority class, the nearest picture in "
              "pixels, a name that is not in the picture. All are shares of one, n says of how many.", "",
-             f"The model has seen {card['images']:,} pictures in {card['minutes']:.0f} minutes on two CPU cores that it "
+             f"The model has seen {card['images']:,} pictures in {card['minutes']:.0f} minutes on two CPU cores, "
              f"shared with other work (seed {card['seed']}; one run, one seed). How far seeds differ is shown by the "
              "three small towers of each kind in chapter 1, section *Look inside*.", ""]
     for head, rows in tables.items():
