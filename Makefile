@@ -52,7 +52,7 @@ lab: $(READY)  ## open JupyterLab on the chapters
 
 test: $(READY)  ## run every test, then every notebook against its stored outputs
 	$(QUIET) $(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
-	$(QUIET) $(BIN)/python -m pytest $(NBVAL) chapters book/template
+	$(QUIET) $(BIN)/python -m pytest $(NBVAL) chapters book/template book/toyworld.ipynb
 
 check: $(READY)  ## say in a second what a notebook lacks (NAME=01_clip, or all)
 	@$(BIN)/python tools/hygiene.py $(PICKED)

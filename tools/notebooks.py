@@ -11,6 +11,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "book" / "template" / "00_template.ipynb"
+TOY_WORLD = ROOT / "book" / "toyworld.ipynb"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
