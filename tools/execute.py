@@ -1,6 +1,6 @@
 """Execute the chapters and store their outputs, so normalised that a second run changes nothing in git.
 
-    python tools/execute.py                          all chapters, and the template
+    python tools/execute.py                          all chapters, the template, the toy world
     python tools/execute.py chapters/01_clip.ipynb   only these
     python tools/execute.py --skip 01_clip           all but these
 
@@ -23,6 +23,7 @@ from nbformat import NotebookNode, from_dict
 from notebooks import (
     ROOT,
     TEMPLATE,
+    TOY_WORLD,
     WIDGET_STATE,
     WIDGET_VIEW,
     chapters,
@@ -161,7 +162,7 @@ def main() -> int:
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks; all, if none is named")
     parser.add_argument("--skip", nargs="*", default=[], metavar="NAME", help="names to leave alone: 01_clip")
     options = parser.parse_args()
-    paths = [p.resolve() for p in options.paths] or [TEMPLATE, *chapters()]
+    paths = [p.resolve() for p in options.paths] or [TEMPLATE, TOY_WORLD, *chapters()]
     failed = 0
     for path in paths:
         if path.stem in options.skip:
