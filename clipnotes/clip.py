@@ -371,7 +371,8 @@ class CLIP(DualEncoder):
         ViT: "tokens" are the last block's patch tokens through `ln_post` and `proj`; their mean is the
         unnormalised `encode_image` of an "avg" model. "value" lets every token of the last block look at
         itself alone (MaskCLIP, arXiv:2112.01071): the only way for the patches of a class-token model, as
-        training never asked their tokens to lie in the joint space. None: "tokens" for "avg", else "value".
+        training never asked their tokens to lie in the joint space. For the tiny CLIP, too, it finds things
+        more often than "tokens" (the probe page has the figures), so None means "value".
         ResNet: what the attention pool would return if it looked at this place alone; `path` stays None.
         """
         check_images(images, self.visual.patch_size)
@@ -379,8 +380,7 @@ class CLIP(DualEncoder):
         if path not in ((None, "tokens", "value") if self.config.is_vit else (None,)):
             raise ValueError(f'path is "tokens" or "value" for a ViT, None for a ResNet, not {path!r}.')
         if self.config.is_vit:
-            path = path or ("tokens" if self.config.pool == "avg" else "value")
-            patches = vit_patches(self.visual, x, path)
+            patches = vit_patches(self.visual, x, path or "value")
         else:
             patches = self.visual.attnpool.places(self.visual.layers(x)["layer4"])
         return F.normalize(patches.float(), dim=-1) if normalize else patches.float()
