@@ -1,7 +1,7 @@
 """CLIP from scratch: two towers, one space, one symmetric loss (Radford et al. 2021, arXiv:2103.00020).
 
 All weights have the names of OpenAI's release, so its checkpoints load strictly, key for key.
-Chapter 1 builds every class of this file in front of the reader; files and checks come after them.
+Chapter 1 builds the towers and the dual encoder in front of the reader; what later chapters need comes after them.
 """
 
 import hashlib
