@@ -48,7 +48,7 @@ serve: book  ## build the book and serve it on http://127.0.0.1:8000 (PORT=...)
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 lab: $(READY)  ## open JupyterLab on the chapters
-	@$(BIN)/jupyter lab chapters
+	@$(BIN)/jupyter lab chapters $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(READY)  ## run every test, then every notebook against its stored outputs
 	$(QUIET) $(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile

@@ -2,7 +2,8 @@
 
     python tools/probe_clip.py [checkpoint] [--names 120] [--n 500] [--page]
 
-`--page` writes book/probe.md and book/records/probe.json (for the shipped model).
+`--page` writes book/probe.md and book/records/probe.json (for the shipped model); `--short NAME` measures a short run
+and puts it into book/records/short_runs.json, which the page shows beside it.
 """
 
 import argparse
@@ -20,9 +21,10 @@ from clipnotes import grammar, toyworld
 from clipnotes.clip import CLIP, load_clip
 from clipnotes.metrics import topk_accuracy
 from clipnotes.prompts import class_embeddings
-from tools.eval_clip import SEED, evaluate, image_embeddings, name_scores, pool_names, show
+from tools.eval_clip import SEED, evaluate, image_embeddings, name_scores, naming, pool_names, show
 
 BOOK = Path(__file__).parent.parent / "book"
+SHORT = BOOK / "records" / "short_runs.json"
 
 
 @torch.no_grad()
@@ -80,6 +82,28 @@ def regions(model: CLIP, n: int = 500) -> dict:
                            chance=1 / len(names), n=n)}
 
 
+@torch.no_grad()
+def short_run(model: CLIP, names: int, n: int) -> dict:
+    """The few figures by which short runs are compared."""
+    chosen, card = pool_names(names), model.card
+    rows, found = naming(model, chosen, n, floor=False), patches(model, names=chosen)
+    spots = {path: found[f"training styles, {path}"] for path in ("tokens", "value")}
+    return dict(pool=card["pool"], seed=card["seed"], names=names, pictures=card["images"], minutes=card["minutes"],
+                noto_top1=rows["noto"]["top1"], emojitwo_top1=rows["emojitwo"]["top1"], n=n,
+                **{f"patch_{path}": spot["hit"] for path, spot in spots.items()},
+                absent_name=spots["value"]["absent_name"])
+
+
+def table(rows: dict) -> list[str]:
+    """A Markdown table with one row an entry; shares with three digits."""
+    keys = list(dict.fromkeys(k for row in rows.values() for k in row))
+    lines = ["| | " + " | ".join(k.replace("_", " ") for k in keys) + " |", "|---|" + "---|" * len(keys)]
+    for name, row in rows.items():
+        cells = [f"{row[k]:.3f}" if isinstance(row.get(k), float) else str(row.get(k, "")) for k in keys]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
 def markdown(tables: dict, card: dict) -> str:
     """The probe page of the book."""
     lines = ["# What the tiny CLIP knows", "",
@@ -88,15 +112,13 @@ def markdown(tables: dict, card: dict) -> str:
              "pixels, a name that is not in the picture. All are shares of one, n says of how many.", "",
              f"The model has seen {card['images']:,} pictures in {card['minutes']:.0f} minutes on two CPU cores, "
              f"shared with other work (seed {card['seed']}; one run, one seed). How far seeds differ is shown by the "
-             "three small towers of each kind in chapter 1, section *Look inside*.", ""]
+             "short runs below, and by the three small towers of each kind in chapter 1, section *Look inside*.", ""]
     for head, rows in tables.items():
-        keys = list(dict.fromkeys(k for row in rows.values() for k in row))
-        lines += [f"## {head}", "", "| | " + " | ".join(k.replace("_", " ") for k in keys) + " |",
-                  "|---|" + "---|" * len(keys)]
-        for name, row in rows.items():
-            cells = [f"{row[k]:.3f}" if isinstance(row.get(k), float) else str(row.get(k, "")) for k in keys]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines.append("")
+        lines += [f"## {head}", "", *table(rows)]
+    if SHORT.exists():
+        lines += ["## Short runs", "", "The same program with a tenth of the budget and 120 names: how far seeds "
+                  "differ, and the class token against the mean over patches.", "",
+                  *table(json.loads(SHORT.read_text()))]
     return "\n".join(lines + learning(card))
 
 
@@ -121,8 +143,14 @@ def main() -> None:
     parser.add_argument("--names", type=int)
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--page", action="store_true")
+    parser.add_argument("--short", metavar="NAME")
     args = parser.parse_args()
     model = load_clip(args.checkpoint)
+    if args.short:
+        rows = json.loads(SHORT.read_text()) if SHORT.exists() else {}
+        rows[args.short] = short_run(model, args.names, args.n)
+        SHORT.write_text(json.dumps(rows, indent=1) + "\n")
+        return
     names = pool_names(args.names) if args.names else None
     tables = evaluate(model, args.names, args.n)
     tables |= {"Patches": patches(model, names=names), "Other forms": forms(model, args.n, names),
