@@ -198,10 +198,6 @@ def own_machine(nb):
     cell(nb, "the-idea").source += " The file lies in /home/me/file."
 
 
-def shop_talk(nb):
-    cell(nb, "the-idea").source += " This was written in a sandbox."
-
-
 def figure_left_out(nb):
     swap(nb, "**Figure 0.2.**", "**Figure 0.5.**")
 
@@ -320,7 +316,7 @@ BROKEN = {
     "alternative_text": [no_alternative_text, short_alternative_text, same_alternative_text],
     "live_figure": [no_widget_state, no_interactive_figure, widget_without_alternative_text, picture_widget],
     "plain_markdown": [directive, role, foreign_picture],
-    "no_workplace": [own_machine, shop_talk],
+    "no_own_machine": [own_machine],
     "numbered": [figure_left_out, equation_of_another_chapter],
     "links_resolve": [dead_page, dead_heading, dead_file, dead_anchor, relative_link],
     "good_quiz": [four_questions, unnamed_misconception, two_right_answers, quiz_compared],

