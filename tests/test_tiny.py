@@ -88,3 +88,14 @@ def test_probe_programs_run_on_any_candidate():
     assert all(abs(row["hit"] - row["absent_name"]) < 0.35 for row in found.values())
     forms = probe_clip.forms(nothing, n=40, names=eval_clip.pool_names(60))
     assert set(forms) == {"silhouette", "outline", "edges", "solids"}
+
+
+def test_short_runs_decided_the_pooling():
+    """Names do not tell the class token from the mean over patches; the patches do."""
+    runs = json.loads((ROOT / "book" / "records" / "short_runs.json").read_text()).values()
+    mean = [r for r in runs if r["pool"] == "avg"]
+    token = [r for r in runs if r["pool"] == "tok"]
+    assert len({r["seed"] for r in mean}) == 3 and len(token) == 1
+    assert len({(r["pictures"], r["names"]) for r in runs}) == 1, "equal budgets"
+    assert all(r["patch_value"] > r["absent_name"] + 0.1 for r in mean)
+    assert all(r["patch_value"] < r["absent_name"] + 0.1 for r in token)

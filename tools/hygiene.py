@@ -349,7 +349,7 @@ def plain_markdown(page: Page) -> Iterator[str]:
 
 
 def no_own_machine(page: Page) -> Iterator[str]:
-    """Nothing of the place where it was written: no machine's paths, no talk about the work."""
+    """No paths of the machine on which it was written."""
     for cell in page.notebook.cells:
         text = json.dumps([cell.source, cell.get("outputs", [])], ensure_ascii=False)
         for word in OWN_MACHINE:
