@@ -222,6 +222,11 @@ class _Place:
         return rows.gather(2, u.clamp(0, 63).unsqueeze(1).expand(-1, size, -1)) & inside
 
 
+def _dyes(g: torch.Generator, n: int, share: float) -> Tensor:
+    """Tints for n objects: indices into TINTS for a `share` of them, -1 for the others."""
+    return torch.where(torch.rand(n, generator=g) < share, torch.randint(0, len(grammar.TINTS), (n,), generator=g), -1)
+
+
 def _tint(tiles: Tensor, tint: Tensor) -> Tensor:
     """Recolour tiles (premultiplied) by TINTS[tint]; -1 leaves them."""
     if not (tint >= 0).any():
@@ -266,16 +271,25 @@ def _edges(tiles: Tensor) -> Tensor:
     return ((F.max_pool2d(light, 3, 1, 1) + F.max_pool2d(-light, 3, 1, 1)) * 1.6).clamp(0, 1)
 
 
-def _choose(g: torch.Generator, n: int, styles: Sequence[str], names: Sequence[str] | None) -> tuple[Tensor, Tensor]:
-    """Concepts, then for each an artist of `styles` who drew it: (labels, styles), both n."""
+def _choose(g: torch.Generator, n: int, styles: Sequence[str], names: Sequence[str] | None,
+            long_tail: bool = False) -> tuple[Tensor, Tensor]:
+    """Concepts, then for each an artist of `styles` who drew it: (labels, styles), both n.
+
+    `long_tail`: the names in a fixed shuffled order, drawn with frequency 1/rank; otherwise all alike.
+    """
     unknown = [s for s in styles if s not in STYLES]
     if unknown:
         raise ValueError(f"unknown style {unknown[0]!r}; there are: {', '.join(STYLES)}")
     among = torch.tensor([STYLES.index(s) for s in styles])
     drawn = sprites()[1][among]
     pool = name_indices(names) if names is not None else torch.arange(drawn.shape[1])
+    if long_tail:
+        pool = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(5))]
     pool = pool[drawn[:, pool].any(0)]
-    labels = pool[torch.randint(0, len(pool), (n,), generator=g)]
+    if long_tail:
+        labels = pool[torch.multinomial(1 / torch.arange(1, len(pool) + 1).float(), n, True, generator=g)]
+    else:
+        labels = pool[torch.randint(0, len(pool), (n,), generator=g)]
     weights = drawn[:, labels].T.float()
     return labels, among[torch.multinomial(weights, 1, generator=g).squeeze(1)]
 
@@ -320,7 +334,7 @@ def singles(n: int, seed: int = 0, size: int = 64, *, styles: Sequence[str] = TR
     if ground not in ("varied", "plain"):
         raise ValueError(f'ground is "varied" or "plain", not {ground!r}')
     labels, style = _choose(g, n, styles, names)
-    tint = torch.where(torch.rand(n, generator=g) < tints, torch.randint(0, len(grammar.TINTS), (n,), generator=g), -1)
+    tint = _dyes(g, n, tints)
     side = torch.randint(size * 35 // 100, size * 105 // 100, (n,), generator=g)
     room = ((size - side) // 2 + size // 10).clamp(min=1)
     x = size // 2 + (torch.randint(-1000, 1001, (n,), generator=g) * room).div(1000, rounding_mode="trunc")
@@ -407,7 +421,7 @@ def counted(n: int, seed: int = 0, size: int = 64, *, styles: Sequence[str] = TR
     able = [c.name for c in concepts() if grammar.countable(c.name) and (names is None or c.name in names)]
     labels, style = _choose(g, n, styles, able)
     counts = torch.randint(1, 6, (n,), generator=g)
-    tint = torch.where(torch.rand(n, generator=g) < tints, torch.randint(0, len(grammar.TINTS), (n,), generator=g), -1)
+    tint = _dyes(g, n, tints)
     canvas, _, _ = _grounds(g, n, size)
     tiles = _tint(_tiles(style, labels), tint)
     if training:
@@ -496,20 +510,18 @@ def scenes(n: int, seed: int = 0, size: int = 96, *, objects: tuple[int, int] = 
     place, boxes = torch.zeros(n, most, 3, dtype=torch.int64), torch.zeros(n, most, 4, dtype=torch.int64)
     number = torch.randint(least, most + 1, (n,), generator=g)
     corners = torch.rand(n, 6, generator=g).argsort(1)  # 3 x 2 cells, so that objects overlap but little
-    tail = _long_tail(names) if long_tail else None
     object_map = torch.full((n, size, size), -1)
     sizes_seen = torch.zeros(n, most)
     for k in range(most):
         here = (number > k).nonzero().squeeze(1)
         m = len(here)
-        label, who = _choose(g, m, styles, names) if tail is None else _tail_choose(g, m, styles, tail)
+        label, who = _choose(g, m, styles, names, long_tail)
         cell = corners[here, k]
         side = torch.randint(size * scale[0] // 100, size * scale[1] // 100 + 1, (m,), generator=g)
         nudge = torch.randint(-size // 16, size // 16 + 1, (2, m), generator=g)
         x = ((cell % 3 * 2 + 1) * size // 6 + nudge[0]).maximum(side * 2 // 5).minimum(size - side * 2 // 5)
         y = ((cell // 3 * 2 + 1) * size // 4 + nudge[1]).maximum(side * 2 // 5).minimum(size - side * 2 // 5)
-        dye = torch.where(torch.rand(m, generator=g) < tints,
-                          torch.randint(0, len(grammar.TINTS), (m,), generator=g), -1)
+        dye = _dyes(g, m, tints)
         at = _Place(x, y, side, flip=torch.randint(0, 2, (m,), generator=g))
         images[here], _ = at.paint(images[here], _tint(_tiles(who, label), dye))
         boxes[here, k] = at.boxes(_hulls()[who, label], size)
@@ -537,21 +549,6 @@ def _tell(labels, tint, place, horizon, upper, lower, size: int, rng: Random) ->
             ground = lower if y + side // 3 >= horizon else upper
             rows.append(dict(index=index, tint=dye, size=sized, place=cell, ground=ground, x=x, y=y))
     return grammar.scene(rows, upper, lower, rng)
-
-
-def _long_tail(names: Sequence[str] | None) -> Tensor:
-    """Names in a fixed shuffled order of falling frequency, as labels."""
-    pool = name_indices(names) if names is not None else torch.arange(len(concepts()))
-    return pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(5))]
-
-
-def _tail_choose(g, n, styles, order):
-    among = torch.tensor([STYLES.index(s) for s in styles])
-    drawn = sprites()[1][among]
-    order = order[drawn[:, order].any(0)]
-    rank = torch.multinomial(1 / torch.arange(1, len(order) + 1).float(), n, True, generator=g)
-    labels = order[rank]
-    return labels, among[torch.multinomial(drawn[:, labels].T.float(), 1, generator=g).squeeze(1)]
 
 
 def detection(n: int, seed: int = 0, size: int = 128, *, objects: tuple[int, int] = (2, 5), **options) -> dict:
@@ -642,6 +639,11 @@ def pretraining(n: int, seed: int = 0, size: int = 64, *, styles: Sequence[str] 
     return dict(images=torch.cat([p["images"] for p in parts])[order], captions=[captions[i] for i in order.tolist()])
 
 
+def batch_seed(seed: int, step: int, rank: int = 0, world: int = 1) -> int:
+    """The seed of a run's batch: no two steps, ranks or runs share one (`pretraining` uses a few after its own)."""
+    return 16 * ((seed * 1_000_003 + step) * world + rank)
+
+
 class Stream(torch.utils.data.IterableDataset):
     """An endless stream of batches of `pretraining`; workers and ranks get different seeds.
 
@@ -658,9 +660,8 @@ class Stream(torch.utils.data.IterableDataset):
         each, first = (worker.num_workers, worker.id) if worker else (1, 0)
         step = self.start + first
         while True:
-            # 16 seeds a batch: `pretraining` uses a few after its own
-            yield pretraining(self.batch, 16 * ((self.seed * 1_000_003 + step) * self.world + self.rank), self.size,
-                              **self.look)
+            seed = batch_seed(self.seed, step, self.rank, self.world)
+            yield pretraining(self.batch, seed, self.size, **self.look)
             step += each
 
 

@@ -179,6 +179,8 @@ def test_bad_input_is_refused_early():
         toyworld.singles(2, names=["zorgle"])
     with pytest.raises(ValueError, match="unknown style 'apple'; there are: noto"):
         toyworld.singles(2, styles=["apple"])
+    with pytest.raises(ValueError, match="unknown style 'apple'; there are: noto"):
+        toyworld.detection(2, styles=["apple"], long_tail=True)
     with pytest.raises(ValueError, match='"varied" or "plain", not \'grass\''):
         toyworld.singles(2, ground="grass")
     with pytest.raises(ValueError, match="at most 160 pixels large, not 224"):

@@ -19,10 +19,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from notebooks import ROOT, chapters, code_cells, environment, read, tags
+from notebooks import ROOT, chapters, client, code_cells, environment, read, tags
 
 RECORDS = ROOT / "book" / "records"
 SEEDS = (0, 1, 2, 3, 4)
@@ -53,14 +52,8 @@ def run(path: Path, seed: int, timeout: int = 1200) -> dict[str, dict]:
     """Execute a chapter under a seed. Returns its live claims by id; RuntimeError for any other failure."""
     notebook = read(path)
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(
-            notebook,
-            timeout=timeout,
-            kernel_name="python3",
-            allow_errors=True,
-            resources={"metadata": {"path": str(path.parent)}},
-        )
-        client.execute(env=environment(Path(folder)) | {"CLIPNOTES_SEED": str(seed)})
+        seeded = environment(Path(folder)) | {"CLIPNOTES_SEED": str(seed)}
+        client(notebook, path.parent, timeout, allow_errors=True).execute(env=seeded)
         for cell in code_cells(notebook):
             for output in cell.get("outputs", []):
                 if output.output_type == "error" and not output.evalue.startswith("claim "):

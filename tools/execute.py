@@ -16,7 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode, from_dict
 
@@ -27,6 +26,7 @@ from notebooks import (
     WIDGET_STATE,
     WIDGET_VIEW,
     chapters,
+    client,
     code_cells,
     environment,
     read,
@@ -140,16 +140,9 @@ def execute(path: Path, timeout: int = 1200) -> float:
     """Run a notebook in its own folder and store it. Returns the seconds. Raises CellExecutionError."""
     notebook = read(path)
     notebook.metadata.pop("widgets", None)
-    client = NotebookClient(
-        notebook,
-        timeout=timeout,
-        kernel_name="python3",
-        record_timing=False,
-        resources={"metadata": {"path": str(path.parent)}},
-    )
     records = RECORDS if path.parent.name == "chapters" else None
     started = time.monotonic()
-    client.execute(env=environment(records))
+    client(notebook, path.parent, timeout).execute(env=environment(records))
     seconds = time.monotonic() - started
     write(normalise(notebook), path)
     return seconds

@@ -77,14 +77,20 @@ class Kernel:
         return printed(cell), errors[0] if errors else None
 
 
-@contextmanager
-def kernel(folder: Path, timeout: int = 600) -> Iterator[Kernel]:
-    client = NotebookClient(
-        nbformat.v4.new_notebook(),
+def client(notebook: NotebookNode, folder: Path, timeout: int = 1200, allow_errors: bool = False) -> NotebookClient:
+    """What runs a notebook's cells in a folder."""
+    return NotebookClient(
+        notebook,
         timeout=timeout,
         kernel_name="python3",
-        allow_errors=True,
+        allow_errors=allow_errors,
+        record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
-    with client.setup_kernel(env=environment()):
-        yield Kernel(client)
+
+
+@contextmanager
+def kernel(folder: Path, timeout: int = 600) -> Iterator[Kernel]:
+    running = client(nbformat.v4.new_notebook(), folder, timeout, allow_errors=True)
+    with running.setup_kernel(env=environment()):
+        yield Kernel(running)

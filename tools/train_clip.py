@@ -89,7 +89,7 @@ class Pool:
         self.filled, self.cursor = self.cursor, 0
 
     def put(self, n: int) -> None:
-        seed = 16 * ((self.args.seed * 1_000_003 + self.step) * self.world + self.rank)
+        seed = toyworld.batch_seed(self.args.seed, self.step, self.rank, self.world)
         batch = toyworld.pretraining(n, seed, self.size, names=self.names)
         self.step += 1
         at = slice(self.cursor, self.cursor + n)
