@@ -132,7 +132,9 @@ def claim(id: str, value: float, low: float | None = None, high: float | None = 
 # ---------------------------------------------------------------- parity
 
 Pairs = list[tuple[Any, Tensor]]  # what the candidate gives, and what the release gives
-_RELEASES = {"clip": "openai/CLIP at d05afc4"}
+_RELEASES = {"clip": "openai/CLIP at d05afc4", "lseg": "isl-org/lang-seg at bb00b21",
+             "groupvit": "NVlabs/GroupViT at 13b7861"}
+_SAME_FILE = {"groupvit.gumbel": "groupvit.grouping_block", "groupvit.contrastive": "groupvit.multilabel_loss"}
 _CAUSES = {  # what is usually wrong; shown with a failure
     "clip.vit": "the class token comes first; ln_pre after the positions; x + f(LN(x)) in each block; "
     "QuickGELU, not GELU; scores divided by sqrt(width / heads); ln_post on the class token only, then proj.",
@@ -145,6 +147,27 @@ _CAUSES = {  # what is usually wrong; shown with a failure
     "the target is the diagonal; cross entropy over rows and over columns, and their mean (not the sum).",
     "clip.tokens": "text is repaired, unescaped twice, stripped, lower-cased; the last byte of a word "
     "carries </w>; the lowest rank merges first; start and end ids around.",
+    "lseg.decoder_block": "a residual unit is x + bn2(conv2(relu(bn1(conv1(relu(x)))))), its convolutions "
+    "without bias; path + resConfUnit1(skip), then resConfUnit2; twice as large, align_corners=True; out_conv "
+    "last.",
+    "lseg.spatial_block_bottleneck": "one filter 1x1x3x3 for all labels; plus the maximum over labels of the "
+    "block's input, not of the filter's output; then the activation, unless it is the last application.",
+    "lseg.spatial_block_depthwise": "one filter 1x1x3x3 for all labels, a bias of one number; no term across "
+    "labels; then the activation, unless it is the last application.",
+    "lseg.head": "head1, then unit length per pixel (dim=1); unit texts; divide by 0.07; the block, if there is "
+    "one, on the logits; then twice as large, align_corners=True.",
+    "groupvit.grouping_block": "softmax over the groups, dim=-2; scores divided by sqrt(width); one head; the "
+    "mean divides by the number of members plus 1; norms on group tokens and segments; the pre-assignment block "
+    "is x + attn(x), then x + mlp(norm2(x)), then norm_post; new + mlp_channels(norm_new_x(new)); exact GELU.",
+    "groupvit.gumbel": "noise is added before the division by tau; one-hot of the largest along dim=-2; the "
+    "gradient is that of the softmax (hard + soft - soft.detach()).",
+    "groupvit.encoder": "no class token; a norm after the patches; the second stage's tokens are its own parameter "
+    "plus the projected tokens of the first stage after its blocks; a final norm; maps are B×M×S.",
+    "groupvit.contrastive": "features are unit vectors; the scale is the factor, at most 100; both directions.",
+    "groupvit.multilabel_loss": "each image has K right texts of weight 1/K among B·K; each text has one right "
+    "image; the mean over rows of each direction, then half of the sum.",
+    "groupvit.segment": "soft maps are multiplied, enlarged, then argmax over groups; p·q, where q is the softmax "
+    "over the five best names of the pooled image; background below min(threshold, the best score of all groups).",
 }
 
 
@@ -157,7 +180,7 @@ def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     here = Path(__file__).resolve().parent
     for folder in (here / "golden", here.parent / "tests" / "golden"):
-        path = folder / f"{name.replace('.', '_')}.safetensors"
+        path = folder / f"{_SAME_FILE.get(name, name).replace('.', '_')}.safetensors"
         if path.exists():
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
@@ -240,6 +263,104 @@ def _clip_tokens(candidate: Any, tensors: dict[str, Tensor], config: dict[str, A
     return pairs
 
 
+def _lseg_decoder_block(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    module = _load(_build(candidate, features=8), tensors, "weights/")
+    path, skip = tensors["in/path"], tensors["in/skip"]
+    return [(module(path), tensors["out/one_input"]), (module(path, skip), tensors["out/two_inputs"])]
+
+
+def _lseg_spatial_block(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    pairs = []
+    for name, activation in (("relu", F.relu), ("lrelu", F.leaky_relu), ("tanh", torch.tanh)):
+        block = _load(_build(candidate, activation=activation), tensors, "weights/")
+        for depth in config["depths"]:
+            x = tensors["in/x"]
+            for step in range(depth):
+                x = block(x, step < depth - 1)
+            pairs.append((x, tensors[f"out/{name}_depth{depth}"]))
+    return pairs
+
+
+def _lseg_head(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    pairs, inputs = [], (tensors["in/path_1"], tensors["in/text_features"])
+    for block, depth, name in (("none", 0, "logits"), ("bottleneck", 2, "logits_bottleneck_depth2")):
+        module = candidate(features=16, embed_dim=24, block=block, depth=depth)
+        kept = {k: v for k, v in tensors.items() if depth or "head_block" not in k}
+        pairs.append((_load(module, kept, "weights/scratch.")(*inputs), tensors[f"out/{name}"]))
+    return pairs
+
+
+def _groupvit_grouping_block(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    groups, outputs = tensors["in/group_tokens"].shape[1], tensors["out/new_x"].shape[1]
+    named = dict(width=tensors["in/x"].shape[-1], heads=config["heads"], groups=groups, outputs=outputs)
+    new, soft = _load(_build(candidate, **named), tensors, "weights/")(tensors["in/x"], tensors["in/group_tokens"])
+    return [(new, tensors["out/new_x"]), (soft, tensors["out/assign_soft"][:, 0]),
+            (_chosen(soft), tensors["out/assign_hard"][:, 0].long())]
+
+
+def _chosen(soft: Tensor) -> Tensor:
+    """The hard assignment of a soft map: 1 for each column's largest entry."""
+    return F.one_hot(soft.argmax(-2), soft.shape[-2]).transpose(-1, -2)
+
+
+def _groupvit_gumbel(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    pairs = []
+    for tau in (0.5, 1.0):
+        with torch.enable_grad():
+            logits = tensors["in/gumbel_logits"].clone().requires_grad_()
+            hard = candidate(logits, tensors["in/gumbel_noise"], tau)
+            upstream = tensors["in/gumbel_upstream_grad"]
+            gradient = torch.autograd.grad((hard * upstream).sum(), logits)[0] if hard.requires_grad else 0 * logits
+        expected = f"out/gumbel_hard_tau{tau:g}"
+        pairs += [(hard, tensors[expected]), (gradient, tensors[f"{expected}_grad"])]
+    return pairs
+
+
+def _groupvit_encoder(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    named = dict(image_size=config["img_size"], patch_size=config["patch_size"], width=config["embed_dim"],
+                 depths=tuple(config["depths"]), heads=config["num_heads"][0],
+                 group_tokens=tuple(config["num_group_tokens"]),
+                 output_groups=tuple(n for n in config["num_output_groups"] if n)[: len(config["depths"]) - 1])
+    tokens, maps = _load(_build(candidate, **named), tensors, "weights/")(tensors["in/image"])
+    pairs = [(tokens, tensors["out/feat"]), (tokens.mean(1), tensors["out/x"])]
+    for k, soft in enumerate(maps, 1):
+        pairs += [(soft, tensors[f"out/assign_soft_{k}"][:, 0]),
+                  (_chosen(soft), tensors[f"out/assign_hard_{k}"][:, 0].long())]
+    return pairs
+
+
+def _groupvit_losses(candidate: Any, tensors: dict[str, Tensor], kind: str) -> Pairs:
+    texts = "text" if kind == "contrastive" else "text_multi"
+    image_emb, text_emb = (F.normalize(tensors[f"in/{k}"], dim=-1) for k in ("image", texts))
+    scales = {case: tensors[f"in/scale_{case}"].clamp(max=100) for case in "ab"}
+    return [(candidate(image_emb, text_emb, scale), tensors[f"out/{kind}_{case}"]) for case, scale in scales.items()]
+
+
+def _groupvit_segment(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    """candidate: (tokens, maps, projector, text_emb, scale, grid, size, threshold) -> planes."""
+    w = {k.removeprefix("weights/img_projector."): v for k, v in tensors.items() if k.startswith("weights/")}
+    first, last = w["linear_hidden.0.weight"], w["linear_out.weight"]
+
+    def projector(x: Tensor) -> Tensor:
+        x = F.conv1d(x.reshape(-1, x.shape[-1], 1), first, w["linear_hidden.0.bias"])
+        norm = [w[f"linear_hidden.1.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
+        return F.conv1d(F.relu(F.batch_norm(x, *norm)), last, w["linear_out.bias"])[..., 0]
+
+    maps = [tensors[f"in/assign_soft_{k}"][:, 0] for k in (1, 2)]
+    tokens, size = tensors["in/feat"], tuple(tensors["in/image_size"].tolist())
+    scale = tensors["in/logit_scale"].exp().clamp(max=100).item()
+
+    def shaped(x: Tensor) -> Tensor:
+        return projector(x).view(*x.shape[:-1], -1)
+
+    pairs = []
+    for case, threshold in (("nobg", None), ("bg20", 0.2), ("bg95", 0.95)):
+        text_emb, grid = tensors["in/text_embedding"], tuple(config["grid"])
+        planes = candidate(tokens, maps, shaped, text_emb, scale, grid, size, threshold)
+        pairs.append((planes, tensors[f"out/pred_{case}"]))
+    return pairs
+
+
 def _difference(got: Any, expected: Tensor) -> float:
     """Largest difference in units of max(1, largest expected value); shapes and integers must be equal."""
     got = torch.as_tensor(got).detach().cpu()
@@ -263,6 +384,18 @@ def parity(name: str, candidate: Any) -> float | None:
     `config` with these fields, -> module, ids N×T -> N×E by its `encode_ids`, or by calling it.
     "clip.loss": (unit image vectors, unit text vectors, the scale's factor) -> loss.
     "clip.tokens": text -> list of ids, with both the start and the end id or with neither.
+    "lseg.decoder_block": (features) -> module, (path, skip or None) B×F×h×w -> B×F×2h×2w.
+    "lseg.spatial_block_bottleneck", "lseg.spatial_block_depthwise": (activation) -> module,
+    (logits B×K×h×w, activate: bool) -> the same shape.
+    "lseg.head": (features, embed_dim, block, depth) -> module, (path_1 B×F×h×w, labels K×E) -> B×K×2h×2w.
+
+    "groupvit.grouping_block": (width, heads, groups, outputs) -> module, (segments B×S×D, group tokens B×G×D)
+    -> (new segments B×M×D, soft map B×M×S). "groupvit.encoder": (image_size, patch_size, width, depths, heads,
+    group_tokens, output_groups), or a function of these -> module, normalised images -> (tokens, list of maps).
+    "groupvit.gumbel": (logits, noise, tau) -> one-hot along dim -2, with the gradient of the soft values.
+    "groupvit.contrastive", "groupvit.multilabel_loss": (unit image vectors B×E, unit text vectors B×E or B×K×E,
+    the factor) -> loss. "groupvit.segment": (tokens, maps, projector, text_emb, factor, grid, size, threshold)
+    -> planes.
 
     A module class, an instance, or a function that builds one will do. Arguments are passed by these names,
     or in this order where a reader chose others. Weights are loaded under the release's names, strictly.
@@ -271,7 +404,14 @@ def parity(name: str, candidate: Any) -> float | None:
     Raises AssertionError with the usual causes where the candidate differs, ValueError for an unknown name.
     """
     compare = {"clip.vit": _clip_vit, "clip.resnet": _clip_resnet, "clip.text": _clip_text,
-               "clip.loss": _clip_loss, "clip.tokens": _clip_tokens}
+               "clip.loss": _clip_loss, "clip.tokens": _clip_tokens,
+               "lseg.decoder_block": _lseg_decoder_block, "lseg.head": _lseg_head,
+               "lseg.spatial_block_bottleneck": _lseg_spatial_block,
+               "lseg.spatial_block_depthwise": _lseg_spatial_block,
+               "groupvit.grouping_block": _groupvit_grouping_block, "groupvit.gumbel": _groupvit_gumbel,
+               "groupvit.encoder": _groupvit_encoder, "groupvit.segment": _groupvit_segment,
+               "groupvit.contrastive": lambda c, t, _: _groupvit_losses(c, t, "contrastive"),
+               "groupvit.multilabel_loss": lambda c, t, _: _groupvit_losses(c, t, "multilabel")}
     tensors, config = golden(name)
     tolerance = 1e-5
     try:

@@ -117,6 +117,43 @@ def majority(labels: Tensor | Sequence[int]) -> float:
     return labels.unique(return_counts=True)[1].max().item() / labels.numel()
 
 
+def confusion(predicted: Tensor, true: Tensor, classes: int) -> Tensor:
+    """How often each true class (row) was called each class (column): classes×classes integers.
+
+    predicted, true: integers of one shape, from 0 to classes - 1. Where `true` is negative the pixel is ignored.
+    """
+    predicted, true = torch.as_tensor(predicted), torch.as_tensor(true)
+    if predicted.shape != true.shape:
+        raise ValueError(f"Predicted {tuple(predicted.shape)} and true {tuple(true.shape)} differ in shape.")
+    counted = true >= 0
+    predicted, true = predicted[counted].long(), true[counted].long()
+    if len(true) and (max(predicted.max(), true.max()) >= classes or predicted.min() < 0):
+        raise ValueError(f"A class lies outside 0 to {classes - 1}.")
+    return torch.bincount(true * classes + predicted, minlength=classes**2).view(classes, classes)
+
+
+def iou(table: Tensor) -> Tensor:
+    """Intersection over union of each class, from a confusion table; NaN for a class without a true pixel.
+
+    The mean over classes, `iou(table)[wanted].nanmean()`, is the mIoU of PASCAL and ADE20K.
+    """
+    hits = table.diagonal().double()
+    union = table.sum(0) + table.sum(1) - hits
+    return torch.where(table.sum(1) > 0, hits / union.clamp(min=1), torch.nan)
+
+
+def patch_ceiling(true: Tensor, patch: int) -> Tensor:
+    """The best map that is constant on each patch: every pixel gets its patch's most frequent label.
+
+    true: B×H×W integers, H and W multiples of the patch. What no model that answers once a patch can exceed.
+    """
+    B, H, W = true.shape
+    if H % patch or W % patch:
+        raise ValueError(f"{H}×{W} pixels are not whole patches of {patch}.")
+    tiles = true.view(B, H // patch, patch, W // patch, patch).transpose(2, 3).flatten(3)
+    return tiles.mode(-1).values.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+
+
 def _thumbnails(images: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(images.float(), 16).flatten(1)
 

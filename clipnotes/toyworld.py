@@ -556,6 +556,37 @@ def detection(n: int, seed: int = 0, size: int = 128, *, objects: tuple[int, int
     return scenes(n, seed, size, objects=objects, scale=options.pop("scale", (18, 36)), **options)
 
 
+def label_map(batch: dict) -> Tensor:
+    """What is seen at each pixel of scenes with masks: n x size x size, a concept's label on an object,
+    len(concepts()) + region on the ground; the place of its name in `label_names()`."""
+    if "object_map" not in batch:
+        raise ValueError("These scenes have no masks: make them with masks=True.")
+    seen = batch["labels"].gather(1, batch["object_map"].clamp(min=0).flatten(1)).view_as(batch["object_map"])
+    return torch.where(batch["object_map"] >= 0, seen, len(concepts()) + batch["regions"])
+
+
+def label_names() -> list[str]:
+    """The names behind a label map: all concepts, then the regions."""
+    return [*(c.name for c in concepts()), *REGIONS]
+
+
+def episodes(split: str, count: int = 5, n: int = 100, seed: int = 0, *, choose: int = 20,
+             styles: Sequence[str] = TRAIN_STYLES, **options) -> list[dict]:
+    """`count` batches of `n` scenes; each draws its objects from its own `choose` names of the split, as the folds of
+    PASCAL-5i do. Each is the dict of `scenes` and `candidates`, the names. Only names that one of
+    the styles has drawn are chosen; the options are those of `scenes`."""
+    drawn = {name for style in styles for name in names(split, style)}
+    pool = [name for name in names(split) if name in drawn]
+    if len(pool) < choose:
+        raise ValueError(f"The split {split!r} has only {len(pool)} names in these styles: choose fewer than {choose}.")
+    g, rounds = torch.Generator().manual_seed(seed), []
+    for k in range(count):
+        candidates = [pool[i] for i in torch.randperm(len(pool), generator=g)[:choose]]
+        batch = scenes(n, batch_seed(seed, k), names=candidates, styles=styles, **options)
+        rounds.append(batch | dict(candidates=candidates))
+    return rounds
+
+
 @cache
 def _growth() -> Tensor:
     """1000 times 6 ** (k / 1000), k = 0 ... 1000, in integers: distances spread evenly in their logarithm."""

@@ -102,3 +102,38 @@ def test_linear_probe_separates_blobs_and_repeats():
     found = metrics.linear_probe(features[:200], names[pick[:200]], features[200:])
     assert (found == names[pick[200:]]).float().mean() > 0.9
     assert torch.equal(found, metrics.linear_probe(features[:200], names[pick[:200]], features[200:]))
+
+
+def test_iou_equals_torchmetrics_and_ignores_what_is_negative():
+    from torchmetrics.classification import MulticlassJaccardIndex
+
+    g = torch.Generator().manual_seed(0)
+    true, predicted = torch.randint(-1, 5, (2, 3, 12, 16), generator=g)
+    predicted = predicted.clamp(min=0)
+    table = metrics.confusion(predicted, true, 6)
+    assert table.sum() == (true >= 0).sum() and table[2, 3] == ((true == 2) & (predicted == 3)).sum()
+    theirs = MulticlassJaccardIndex(5, average="none", ignore_index=-1)(predicted, true)
+    found = metrics.iou(table)
+    assert found[:5].tolist() == pytest.approx(theirs.tolist())
+    assert torch.isnan(found[5])  # class 5 has no true pixel: it is left out of a mean, not counted as 0
+
+
+def test_iou_by_hand():
+    true, predicted = torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 1, 1, 1]])
+    assert metrics.iou(metrics.confusion(predicted, true, 2)).tolist() == pytest.approx([1 / 2, 2 / 3])
+
+
+def test_confusion_refuses_what_it_cannot_count():
+    with pytest.raises(ValueError, match="differ in shape"):
+        metrics.confusion(torch.zeros(2, 2), torch.zeros(2, 3), 2)
+    with pytest.raises(ValueError, match="outside 0 to 2"):
+        metrics.confusion(torch.tensor([3]), torch.tensor([1]), 3)
+
+
+def test_patch_ceiling_is_the_best_map_of_patches():
+    true = torch.zeros(1, 4, 8, dtype=torch.long)
+    true[0, :3, 4:] = 7  # 12 of the 16 pixels of the second patch
+    best = metrics.patch_ceiling(true, 4)
+    assert best.shape == true.shape and (best[0, :, :4] == 0).all() and (best[0, :, 4:] == 7).all()
+    with pytest.raises(ValueError, match="whole patches"):
+        metrics.patch_ceiling(true, 3)

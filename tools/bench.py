@@ -113,6 +113,37 @@ def generator(turns: int = 5) -> dict[str, Result]:
     return found
 
 
+def lseg(batch: int = 1, turns: int = 7) -> dict[str, Result]:
+    """The released decoder's fusion at 480 pixels, 256 channels, against DPT's blocks in transformers."""
+    from transformers import DPTConfig
+    from transformers.models.dpt.modeling_dpt import DPTFeatureFusionStage
+
+    from clipnotes.lseg import Decoder, official_config
+
+    torch.manual_seed(0)
+    ours = Decoder(official_config(channels=(256,) * 4)).eval()
+    config = DPTConfig(fusion_hidden_size=256, use_batch_norm_in_fusion_residual=True,
+                       use_bias_in_fusion_residual=False)
+    theirs = DPTFeatureFusionStage(config).eval()
+    for i, layer in enumerate(theirs.layers):
+        block = getattr(ours, f"refinenet{4 - i}")
+        layer.projection.load_state_dict(block.out_conv.state_dict())
+        for mine, other in ((block.resConfUnit1, layer.residual_layer1), (block.resConfUnit2, layer.residual_layer2)):
+            torch.nn.init.ones_(mine.bn2.weight)  # zero at the start: half of the block would do nothing
+            for a, b in (("conv1", "convolution1"), ("conv2", "convolution2"), ("bn1", "batch_norm1"),
+                         ("bn2", "batch_norm2")):
+                getattr(other, b).load_state_dict(getattr(mine, a).state_dict())
+    maps = [torch.rand(batch, 256, side, side) for side in (120, 60, 30, 15)]
+    convolutions = [getattr(ours, f"layer{i}_rn") for i in (1, 2, 3, 4)]
+
+    def reference() -> torch.Tensor:
+        return theirs([c(m) for c, m in zip(convolutions, maps, strict=True)])[-1]
+
+    with torch.no_grad():
+        assert torch.allclose(ours.fuse(maps), reference(), atol=1e-3), "the decoders differ"
+        return {"LSeg's decoder, official size, forward": versus(lambda: ours.fuse(maps), reference, turns, 1.1)}
+
+
 def imports(turns: int = 3) -> dict[str, Result]:
     """A fresh Python that imports clipnotes, against one that imports torch and torchvision."""
     root = str(Path(__file__).resolve().parent.parent)
@@ -140,7 +171,8 @@ def line(name: str, result: Result) -> tuple[str, bool]:
 
 
 def main() -> int:
-    parts = {"clip": clip, "tokenizer": tokenizer, "generator": generator, "imports": imports}
+    parts = {"clip": clip, "tokenizer": tokenizer, "generator": generator, "imports": imports,
+             "lseg": lseg}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,0 +1,342 @@
+"""LSeg from scratch: a word for every pixel (Li et al. 2022, arXiv:2201.03546). Chapter 2 builds it.
+
+Weights have the names of the release (isl-org/lang-seg): `pretrained` is the image encoder, `scratch` the decoder and
+its head, `clip_pretrained` the frozen CLIP that reads the labels. `load_lseg()` gives the model that ships.
+"""
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from clipnotes.clip import CLIP, DATA, VisionTransformer, _check_world, _digest, check_images, load_clip
+from clipnotes.prompts import class_embeddings
+
+TEMPERATURE = 0.07  # a constant: no training step ever changes it
+
+
+@dataclass
+class LSegConfig:
+    """The shape of an LSeg. The image tower is a ViT of `layers` blocks; `hooks` are the four that are read.
+
+    `factors`: how each map is scaled against the grid of patches; with patches of 16 pixels (4, 2, 1, 0.5), with
+    patches of 8 half of that, so that the maps have strides of 4, 8, 16 and 32 pixels (DPT, section 3.2).
+    `block`: "none", "bottleneck" or "depthwise", applied `depth` times.
+    """
+
+    patch_size: int = 8
+    width: int = 128
+    layers: int = 5
+    heads: int = 2
+    hooks: tuple[int, ...] = (1, 2, 3, 4)
+    factors: tuple[float, ...] = (2, 1, 0.5, 0.25)
+    channels: tuple[int, ...] = (64, 64, 64, 64)
+    features: int = 64
+    embed_dim: int = 128
+    block: str = "none"
+    depth: int = 0
+    image_size: int = 64  # only the grid of learned positions follows from it: other sizes are interpolated
+
+    def __post_init__(self) -> None:
+        self.hooks, self.factors, self.channels = tuple(self.hooks), tuple(self.factors), tuple(self.channels)
+        if not len(self.hooks) == len(self.factors) == len(self.channels) == 4:
+            raise ValueError("Four depths are read: give four hooks, four factors and four numbers of channels.")
+        if not 0 <= min(self.hooks) <= max(self.hooks) < self.layers:
+            raise ValueError(f"Hooks are numbers of blocks, 0 to {self.layers - 1}, not {self.hooks}.")
+        if self.block not in BLOCKS:
+            raise ValueError(f"block is one of {', '.join(BLOCKS)}, not {self.block!r}.")
+        if self.depth < 0 or (self.block == "none") != (self.depth == 0):
+            raise ValueError('A block needs a depth of at least 1, and "none" needs 0.')
+
+
+def official_config(**changes) -> LSegConfig:
+    """The shape of the released ViT-L/16 model: the same classes, other numbers."""
+    shape = dict(patch_size=16, width=1024, layers=24, heads=16, hooks=(5, 11, 17, 23), factors=(4, 2, 1, 0.5),
+                 channels=(256, 512, 1024, 1024), features=256, embed_dim=512, image_size=384)
+    return LSegConfig(**shape | changes)
+
+
+# ---------------------------------------------------------------- the image encoder: hooks and reassemble
+
+
+class ProjectReadout(nn.Module):
+    """Tokens Bx(1+N)xC -> BxNxC: what the class token knows is told to every patch."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.project = nn.Sequential(nn.Linear(2 * width, width), nn.GELU())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        patches = tokens[:, 1:]
+        return self.project(torch.cat([patches, tokens[:, :1].expand_as(patches)], dim=-1))
+
+
+class Reassemble(nn.Sequential):
+    """Tokens Bx(1+h*w)xC -> a map BxExH'xW', `factor` times as large as the grid h x w."""
+
+    def __init__(self, width: int, channels: int, factor: float):
+        steps = {"0": ProjectReadout(width), "3": nn.Conv2d(width, channels, 1)}  # 1, 2: reshapes in the release
+        if factor > 1:
+            steps["4"] = nn.ConvTranspose2d(channels, channels, int(factor), stride=int(factor))
+        elif factor < 1:
+            steps["4"] = nn.Conv2d(channels, channels, 3, stride=round(1 / factor), padding=1)
+        super().__init__(OrderedDict(steps))
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        readout, *convolutions = self
+        x = readout(tokens).transpose(1, 2).unflatten(2, grid)
+        for convolution in convolutions:
+            x = convolution(x)
+        return x
+
+
+class DenseEncoder(nn.Module):
+    """Standardised images -> four maps, from four depths of a ViT, at four scales."""
+
+    def __init__(self, config: LSegConfig):
+        super().__init__()
+        self.hooks = config.hooks
+        self.model = VisionTransformer(config.image_size, config.patch_size, config.width, config.layers,
+                                       config.heads, config.embed_dim)
+        del self.model.ln_post, self.model.proj  # nothing behind the last block is used
+        for i, (channels, factor) in enumerate(zip(config.channels, config.factors, strict=True), 1):
+            self.add_module(f"act_postprocess{i}", Reassemble(config.width, channels, factor))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        grid = tuple(side // self.model.patch_size for side in x.shape[-2:])
+        tokens = self.model.layers(x)
+        return [getattr(self, f"act_postprocess{i}")(tokens[hook], grid) for i, hook in enumerate(self.hooks, 1)]
+
+
+# ---------------------------------------------------------------- the decoder: fusion
+
+
+class ResidualConvUnit(nn.Module):
+    """A map BxFxhxw plus what two convolutions make of it."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(features), nn.BatchNorm2d(features)
+        nn.init.zeros_(self.bn2.weight)  # a new unit is its input alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn1(self.conv1(F.relu(x)))
+        return x + self.bn2(self.conv2(F.relu(out)))
+
+
+def twice_as_large(x: Tensor) -> Tensor:
+    """BxCxhxw -> BxCx2hx2w, bilinear; the corner pixels stay in the corners."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+
+
+class FeatureFusionBlock(nn.Module):
+    """The coarse path BxFxhxw and the finer map of the same size -> BxFx2hx2w."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.resConfUnit1, self.resConfUnit2 = ResidualConvUnit(features), ResidualConvUnit(features)
+        self.out_conv = nn.Conv2d(features, features, 1)
+        nn.init.dirac_(self.out_conv.weight)  # a new block passes on what it gets: deep maps come through
+
+    def forward(self, path: Tensor, skip: Tensor | None = None) -> Tensor:
+        if skip is not None:
+            path = path + self.resConfUnit1(skip)
+        return self.out_conv(twice_as_large(self.resConfUnit2(path)))
+
+
+# ---------------------------------------------------------------- pixels meet words
+
+
+def pixel_text_product(pixels: Tensor, text_emb: Tensor) -> Tensor:
+    """Pixel vectors BxDxhxw and label vectors KxD, of any length -> logits BxKxhxw: cosines over the temperature."""
+    pixels, text_emb = F.normalize(pixels.float(), dim=1), F.normalize(text_emb.float(), dim=1)
+    return torch.einsum("bdhw,kd->bkhw", pixels, text_emb) / TEMPERATURE
+
+
+class SharedFilter(nn.Module):
+    """One 3x3 filter for every label's map: ten weights, whatever the number of labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.depthwise = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.depthwise(x.flatten(0, 1).unsqueeze(1)).view_as(x)
+
+
+class DepthwiseBlock(nn.Module):
+    """Logits BxKxhxw -> the same: each label's map is smoothed by itself."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor] = F.leaky_relu):
+        super().__init__()
+        self.depthwise, self.activation = SharedFilter(), activation
+
+    def forward(self, x: Tensor, activate: bool = True) -> Tensor:
+        x = self.depthwise(x)
+        return self.activation(x) if activate else x
+
+
+class BottleneckBlock(DepthwiseBlock):
+    """As DepthwiseBlock, and each label also hears how strong the strongest label of its pixel is."""
+
+    def forward(self, x: Tensor, activate: bool = True) -> Tensor:
+        x = self.depthwise(x) + x.max(dim=1, keepdim=True).values
+        return self.activation(x) if activate else x
+
+
+BLOCKS = {"none": None, "depthwise": DepthwiseBlock, "bottleneck": BottleneckBlock}
+
+
+def regularise(block: nn.Module, logits: Tensor, depth: int) -> Tensor:
+    """The same block, the same weights, `depth` times; the last time without the activation."""
+    for step in range(depth):
+        logits = block(logits, activate=step < depth - 1)
+    return logits
+
+
+class PixelTextHead(nn.Module):
+    """The decoder's last map BxFxhxw and label vectors KxD -> logits BxKx2hx2w."""
+
+    def __init__(self, features: int, embed_dim: int, block: str = "none", depth: int = 0):
+        super().__init__()
+        self.head1, self.depth = nn.Conv2d(features, embed_dim, 1), depth
+        if depth:
+            self.head_block = BLOCKS[block]()
+
+    def product(self, path_1: Tensor, text_emb: Tensor) -> Tensor:
+        """-> logits BxKxhxw, before they are scaled up."""
+        logits = pixel_text_product(self.head1(path_1), text_emb)
+        return regularise(self.head_block, logits, self.depth) if self.depth else logits
+
+    def forward(self, path_1: Tensor, text_emb: Tensor) -> Tensor:
+        return twice_as_large(self.product(path_1, text_emb))
+
+
+class Decoder(PixelTextHead):
+    """Four maps, from coarse to fine, become one; then pixels meet words."""
+
+    def __init__(self, config: LSegConfig):
+        super().__init__(config.features, config.embed_dim, config.block, config.depth)
+        for i, channels in enumerate(config.channels, 1):
+            self.add_module(f"layer{i}_rn", nn.Conv2d(channels, config.features, 3, padding=1, bias=False))
+            self.add_module(f"refinenet{i}", FeatureFusionBlock(config.features))
+
+    def fuse(self, maps: list[Tensor]) -> Tensor:
+        """-> path_1, BxFxH/2xW/2."""
+        layer_1, layer_2, layer_3, layer_4 = (getattr(self, f"layer{i}_rn")(x) for i, x in enumerate(maps, 1))
+        path = self.refinenet4(layer_4)
+        path = self.refinenet3(path, layer_3)
+        path = self.refinenet2(path, layer_2)
+        return self.refinenet1(path, layer_1)
+
+
+# ---------------------------------------------------------------- the model
+
+
+def check_labels(labels: Sequence[str]) -> list[str]:
+    """Refuse what is not a list of different words, and say why."""
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise ValueError("Labels are a list of words, such as ['dog', 'tree', 'other'].")
+    labels = list(labels)
+    if not labels:
+        raise ValueError("There are no labels: give at least one word.")
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"The label {twice[0]!r} is given twice: a pixel could not choose. Name each label once.")
+    return labels
+
+
+class LSeg(nn.Module):
+    """Images and any list of words -> for each pixel a logit a word. The words are read by a frozen CLIP."""
+
+    def __init__(self, config: LSegConfig, clip: CLIP):
+        super().__init__()
+        self.config = config
+        self.card: dict = {}  # how the weights were made
+        self.clip_pretrained = clip.requires_grad_(False).eval()
+        self.pretrained = DenseEncoder(config)
+        self.scratch = Decoder(config)
+
+    def train(self, mode: bool = True) -> "LSeg":
+        super().train(mode)
+        self.clip_pretrained.eval()
+        return self
+
+    @torch.no_grad()
+    def encode_labels(self, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+        """Different words -> unit vectors KxD, from the frozen text tower."""
+        return class_embeddings(self.clip_pretrained, check_labels(labels), templates)
+
+    def path_1(self, images: Tensor) -> Tensor:
+        """Images Bx3xHxW in [0, 1] -> the decoder's last map BxFxH/2xW/2."""
+        check_images(images, max(self.pretrained.model.patch_size, 32))  # the coarsest map has a stride of 32
+        return self.scratch.fuse(self.pretrained(self.clip_pretrained.standardise(images)))
+
+    def forward(self, images: Tensor, labels: Sequence[str] | Tensor) -> Tensor:
+        """Images Bx3xHxW in [0, 1], H and W multiples of 32, and K words or their vectors KxD -> BxKxHxW."""
+        text_emb = labels if isinstance(labels, Tensor) else self.encode_labels(labels)
+        return self.scratch(self.path_1(images), text_emb)
+
+    @torch.no_grad()
+    def segment(self, images: Tensor, labels: Sequence[str] | Tensor) -> Tensor:
+        """-> BxHxW integers: the index of each pixel's word."""
+        return self(images, labels).argmax(1)
+
+
+def start_from_clip(model: LSeg) -> LSeg:
+    """Give the image encoder the weights of the frozen CLIP's image tower, as a start."""
+    state = model.clip_pretrained.visual.state_dict()
+    own = model.pretrained.model.state_dict().keys()
+    model.pretrained.model.load_state_dict({k: v for k, v in state.items() if k in own})
+    return model
+
+
+# ---------------------------------------------------------------- files
+
+
+def save_lseg(model: LSeg, path: str | Path, card: dict) -> None:
+    """Write what was trained (fp16), its shape and how it was made; the frozen CLIP is not written again."""
+    path = Path(path)
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("clip_pretrained.")}
+    tensors = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}
+    metadata = {"kind": "lseg", "config": json.dumps(asdict(model.config)), "card": json.dumps(card)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(save(tensors, metadata | {"sha256": _digest(tensors)}))
+    os.replace(temporary, path)
+
+
+def load_lseg(path: str | Path = DATA / "ch02_lseg.safetensors", clip: CLIP | None = None) -> LSeg:
+    """The LSeg that ships with the course (or another file of `save_lseg`), in evaluation mode.
+
+    clip: the frozen CLIP whose text tower it was trained with; the tiny one, if none is given.
+    FileNotFoundError where there is no such file, ValueError where it holds something else, RuntimeError where it is
+    damaged or belongs to another toy world.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. To train the model: python tools/ch02_lseg.py main")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise RuntimeError(f"{path} is damaged: install the package again.") from error
+    if metadata.get("kind") != "lseg":
+        raise ValueError(f"{path} does not hold an LSeg written by save_lseg.")
+    if metadata.get("sha256") != _digest(tensors):
+        raise RuntimeError(f"{path} is damaged: install the package again.")
+    clip = clip or load_clip("tiny")
+    model = LSeg(LSegConfig(**json.loads(metadata["config"])), clip)
+    model.card = json.loads(metadata["card"])
+    _check_world(path, model.card)
+    model.load_state_dict(tensors | {f"clip_pretrained.{k}": v for k, v in clip.state_dict().items()})
+    return model.eval()
