@@ -7,7 +7,6 @@ Chapter 1 builds the towers and the dual encoder in front of the reader; what la
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
@@ -15,13 +14,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from clipnotes.tokenizer import shared_tokenizer, tokenize
+from clipnotes.weights import DATA, halved, load_weights, save_weights, shipped, write
 
-DATA = Path(__file__).parent / "data"
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of its training pictures: red, green, blue
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -487,11 +484,10 @@ def save_clip(model: CLIP, path: str | Path, token_ids: Tensor, card: dict) -> N
     `card` (JSON values) tells how it was made. The file is complete or absent, never half written.
     """
     ids = token_ids.unique().cpu()
-    tensors = _stored(model, torch.float16)
+    tensors = halved(model.state_dict())
     rows = tensors.pop("token_embedding.weight")[ids]
     tensors |= {"token_embedding.ids": ids.int(), "token_embedding.rows": rows}
-    metadata = {"kind": "clip", "config": json.dumps(asdict(model.config)), "card": json.dumps(card)}
-    _write(tensors, path, metadata | {"sha256": _digest(tensors)})
+    save_weights(tensors, path, "clip", asdict(model.config), card)
 
 
 def load_clip(name: str | Path = "tiny", pretrained: str | Path | None = "openai", device: str = "cpu",
@@ -524,51 +520,15 @@ def export_open_clip(model: CLIP, path: str | Path) -> dict:
     text = {"context_length": c.context_length, "vocab_size": c.vocab_size, "width": c.text_width,
             "heads": c.text_heads, "layers": c.text_layers}
     config = {"embed_dim": c.embed_dim, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
-    _write(_stored(model, torch.float32), path, {"open_clip": json.dumps(config)})
+    write({k: v.cpu().float() if v.is_floating_point() else v.cpu() for k, v in model.state_dict().items()},
+          path, {"open_clip": json.dumps(config)})
     return config
 
 
-def _stored(model: CLIP, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The state dict as a file holds it: on the CPU, floats in `dtype`, counters as they are."""
-    state = model.state_dict().items()
-    return {key: value.to("cpu", dtype if value.is_floating_point() else value.dtype) for key, value in state}
-
-
-def _write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        data = save({key: value.contiguous() for key, value in tensors.items()}, metadata)
-        temporary.write_bytes(data)  # save_file would make a file that only its owner can read
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """sha256 over names and bytes: a flipped bit in the middle of a file is found, too."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _load_file(path: Path) -> CLIP:
-    damaged = f"{path} is damaged: install the package again, or make the file again."
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise RuntimeError(damaged) from error
-    if metadata.get("kind") != "clip":
-        raise ValueError(f"{path} does not hold a CLIP written by save_clip.")
-    if metadata.get("sha256") != _digest(tensors):
-        raise RuntimeError(damaged)
-    model = CLIP(CLIPConfig(**json.loads(metadata["config"])))
-    model.card = json.loads(metadata["card"])
-    _check_world(path, model.card)
+    tensors, config, card = load_weights(path, "clip")
+    model = CLIP(CLIPConfig(**config))
+    model.card = card
     ids, rows = tensors.pop("token_embedding.ids").long(), tensors.pop("token_embedding.rows").float()
     table = rows.mean(0).expand(model.config.vocab_size, -1).clone()  # one vector for all tokens never seen
     table[ids] = rows
@@ -577,27 +537,12 @@ def _load_file(path: Path) -> CLIP:
     return model
 
 
-def _check_world(path: Path, card: dict) -> None:
-    """A model is judged on the world it was trained on: refuse it in another one."""
-    if "toyworld_version" not in card:
-        return
-    from clipnotes import toyworld  # here: a model without a toy world needs none
-
-    here = {"toyworld_version": toyworld.VERSION, "generator_hash": toyworld.generator_hash()}
-    for key, value in here.items():
-        if card.get(key, value) != value:
-            raise RuntimeError(
-                f"{path.name} was trained with {key} {card[key]}, but the toy world here has {value}: "
-                "install the package again, or train the model again.")
-
-
 def _load_open_clip(name: str, pretrained: str | Path | None) -> CLIP:
     import open_clip
 
     names = open_clip.list_pretrained_models_by_tag("openai")
     if name not in names:
-        shipped = sorted(file.stem for file in DATA.glob("*.safetensors"))
-        raise ValueError(f"There is no CLIP {name!r}. Shipped: {shipped}; through open_clip: {names}.")
+        raise ValueError(f"There is no CLIP {name!r}. Shipped: {shipped('clip')}; through open_clip: {names}.")
     model = CLIP(_openai_config(name))
     model.card = {"name": name, "pretrained": str(pretrained) if pretrained else "random weights"}
     if pretrained is not None:

@@ -4,8 +4,6 @@ Weights have the names of the release (isl-org/lang-seg): `pretrained` is the im
 its head, `clip_pretrained` the frozen CLIP that reads the labels. `load_lseg()` gives the model that ships.
 """
 
-import json
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,12 +11,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from clipnotes.clip import CLIP, DATA, VisionTransformer, _check_world, _digest, check_images, load_clip
+from clipnotes.clip import CLIP, VisionTransformer, check_images, load_clip
 from clipnotes.prompts import class_embeddings
+from clipnotes.weights import halved, load_weights, save_weights
 
 TEMPERATURE = 0.07  # a constant: no training step ever changes it
 
@@ -305,38 +302,20 @@ def start_from_clip(model: LSeg) -> LSeg:
 
 def save_lseg(model: LSeg, path: str | Path, card: dict) -> None:
     """Write what was trained (fp16), its shape and how it was made; the frozen CLIP is not written again."""
-    path = Path(path)
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("clip_pretrained.")}
-    tensors = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}
-    metadata = {"kind": "lseg", "config": json.dumps(asdict(model.config)), "card": json.dumps(card)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(save(tensors, metadata | {"sha256": _digest(tensors)}))
-    os.replace(temporary, path)
+    save_weights(halved(state), path, "lseg", asdict(model.config), card)
 
 
-def load_lseg(path: str | Path = DATA / "ch02_lseg.safetensors", clip: CLIP | None = None) -> LSeg:
+def load_lseg(path: str | Path = "ch02_lseg", clip: CLIP | None = None) -> LSeg:
     """The LSeg that ships with the course (or another file of `save_lseg`), in evaluation mode.
 
     clip: the frozen CLIP whose text tower it was trained with; the tiny one, if none is given.
     FileNotFoundError where there is no such file, ValueError where it holds something else, RuntimeError where it is
     damaged or belongs to another toy world.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. To train the model: python tools/ch02_lseg.py main")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise RuntimeError(f"{path} is damaged: install the package again.") from error
-    if metadata.get("kind") != "lseg":
-        raise ValueError(f"{path} does not hold an LSeg written by save_lseg.")
-    if metadata.get("sha256") != _digest(tensors):
-        raise RuntimeError(f"{path} is damaged: install the package again.")
+    tensors, config, card = load_weights(path, "lseg")
     clip = clip or load_clip("tiny")
-    model = LSeg(LSegConfig(**json.loads(metadata["config"])), clip)
-    model.card = json.loads(metadata["card"])
-    _check_world(path, model.card)
+    model = LSeg(LSegConfig(**config), clip)
+    model.card = card
     model.load_state_dict(tensors | {f"clip_pretrained.{k}": v for k, v in clip.state_dict().items()})
     return model.eval()

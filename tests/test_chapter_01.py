@@ -1,6 +1,5 @@
 """Chapter 1's own code, from the notebook: equal to the release, right gradients, `full` mode on stand-ins."""
 
-import ast
 import types
 
 import pytest
@@ -9,10 +8,9 @@ import torch.nn.functional as F
 
 from clipnotes import check, toyworld  # before open_clip: `import clipnotes` repairs torchvision
 from clipnotes.clip import CLIPConfig, load_clip
-from notebooks import ROOT, code_cells, facts, read
+from notebooks import ROOT, code_cells, defined, read
 
 NOTEBOOK = ROOT / "chapters" / "01_clip.ipynb"
-DEFINES = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
 def cells() -> dict:
@@ -21,15 +19,7 @@ def cells() -> dict:
 
 @pytest.fixture(scope="module")
 def chapter() -> types.SimpleNamespace:
-    """What the chapter defines: the imports, functions and classes of its cells, without running them."""
-    space = {"session": types.SimpleNamespace(mode="tiny", device="cpu", seed=0), "__name__": "chapter"}
-    for cell in code_cells(read(NOTEBOOK)):
-        if set(facts(cell)) & {"exercise", "check", "solution"}:
-            continue
-        tree = ast.parse(cell.source)
-        tree.body = [node for node in tree.body if isinstance(node, DEFINES)]
-        exec(compile(tree, cell.id, "exec"), space)
-    return types.SimpleNamespace(space=space, **{k: v for k, v in space.items() if not k.startswith("_")})
+    return defined(NOTEBOOK)
 
 
 def unit(n: int, d: int, seed: int) -> torch.Tensor:

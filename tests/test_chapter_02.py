@@ -232,9 +232,9 @@ def test_saved_and_loaded_is_the_same(chapter, tiny, tmp_path):
 
 
 def test_bad_files_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="tools/ch02_lseg.py"):
+    with pytest.raises(FileNotFoundError, match="no file"):
         load_lseg(tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="does not hold an LSeg"):
+    with pytest.raises(ValueError, match="does not hold"):
         load_lseg(DATA / "tiny.safetensors")
     broken = bytearray((DATA / "ch02_lseg.safetensors").read_bytes())
     broken[-100] ^= 1

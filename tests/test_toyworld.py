@@ -185,32 +185,6 @@ def test_episodes_are_folds_of_their_own_names():
         toyworld.episodes("novel", choose=95)
 
 
-def test_label_map_names_what_is_seen():
-    batch = toyworld.scenes(20, seed=3)
-    found, names = toyworld.label_map(batch), toyworld.label_names()
-    assert found.shape == (20, 96, 96) and names[:304] == toyworld.names() and names[304:] == list(grammar.REGIONS)
-    ground = batch["object_map"] < 0
-    assert torch.equal(found[ground] - 304, batch["regions"][ground])
-    for i in range(20):
-        assert set(found[i][~ground[i]].tolist()) <= set(batch["labels"][i].tolist())
-    with pytest.raises(ValueError, match="no masks"):
-        toyworld.label_map(toyworld.scenes(2, masks=False))
-
-
-def test_episodes_are_folds_of_their_own_names():
-    rounds = toyworld.episodes("novel", 3, 10, seed=5, choose=20, styles=[toyworld.HELD_OUT_STYLE])
-    again = toyworld.episodes("novel", 3, 10, seed=5, choose=20, styles=[toyworld.HELD_OUT_STYLE])
-    drawn = set(toyworld.names("novel", toyworld.HELD_OUT_STYLE))
-    for a, b in zip(rounds, again, strict=True):
-        assert len(set(a["candidates"])) == 20 and set(a["candidates"]) <= drawn
-        held = a["labels"][a["labels"] >= 0]
-        assert set(held.tolist()) <= set(toyworld.name_indices(a["candidates"]).tolist())
-        assert a["candidates"] == b["candidates"] and torch.equal(a["images"], b["images"])
-    assert rounds[0]["candidates"] != rounds[1]["candidates"]
-    with pytest.raises(ValueError, match="choose fewer"):
-        toyworld.episodes("novel", choose=95)
-
-
 def test_as_dataset_has_the_columns_of_real_sets():
     single = toyworld.as_dataset(toyworld.singles(4, seed=1))
     assert set(single.column_names) == {"image", "caption", "label"} and single[0]["image"].size == (64, 64)

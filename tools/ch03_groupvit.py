@@ -3,58 +3,70 @@
     python tools/ch03_groupvit.py                       everything that is not recorded yet, in order
     python tools/ch03_groupvit.py main:0 plain:0        some runs, VARIANT:SEED
 
-The definitions are those of chapters/03_groupvit.ipynb. All variants see the same scenes and captions, equally often;
-only `data_*` have fewer distinct scenes. What the loss receives is pictures and captions: the scenes are rendered without
-masks. Each run goes into clipnotes/data/ch03_groupvit.json; main:0 and plain:0 ship as clipnotes/data/ch03_*.safetensors.
+The definitions are those of chapters/03_groupvit.ipynb. "main" and "plain" learn from captions of all base names; the
+variants are compared in a world of 60 names, where all see the same scenes and captions, equally often (only `data_*`
+have fewer distinct scenes). What the loss receives is pictures and captions: the scenes are rendered without masks.
+Each run goes into clipnotes/data/ch03_groupvit.json; those of SHIPPED are stored as clipnotes/data/ch03_*.safetensors.
 A run that is stopped resumes from build/ch03/<variant>_<seed>.state.
 """
 
 import argparse
+import ast
 import hashlib
+import inspect
 import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import nbformat
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
-from clipnotes import grammar, metrics, toyworld
+from clipnotes import grammar, toyworld
 from clipnotes.clip import load_clip
+from clipnotes.tokenizer import tokenize
+from clipnotes.weights import halved, save_weights
 from tools.train_clip import log_run
 
+ROOT = Path(__file__).resolve().parent.parent
 BUILD, OUT = ROOT / "build" / "ch03", ROOT / "clipnotes" / "data" / "ch03_groupvit.json"
-IMAGES, SCENES, BATCH, PROMPTS, SEED = 30_720, 16_000, 256, 3, 83_000_000
-DECAY = 0.35
+BATCH, PROMPTS, SEED, DECAY = 256, 3, 83_000_000, 0.35
 ONE, TWO = dict(depths=(2, 0), group_tokens=(6, 0), output_groups=(6,)), dict(depths=(2, 1, 0))
-# What differs from the main recipe: one grouping stage, soft maps, nouns against groups, captions as they are.
+# Two worlds, all base names and the small one of the comparisons: names, distinct scenes, pictures seen.
+LARGE, SMALL = dict(names=210, scenes=16_000, images=30_720), dict(names=60, scenes=8_000, images=15_360)
+# What differs from the recipe: one grouping stage, soft maps, nouns against groups, captions as they are.
 VARIANTS = {
-    "main": ONE, "plain": dict(plain=True), "two_stages": TWO, "hard": ONE | dict(hard=True),
-    "paper": TWO | dict(hard=True, nouns="image"), "image_nouns": ONE | dict(nouns="image"),
-    "caption_only": ONE | dict(nouns="none"), "ground": ONE | dict(ground=True),
-    "data_1": ONE | dict(scenes=2_000), "data_2": ONE | dict(scenes=4_000), "data_3": ONE | dict(scenes=8_000),
+    "main": LARGE | ONE, "plain": LARGE | dict(plain=True),
+    "study": SMALL | ONE, "study_plain": SMALL | dict(plain=True), "two_stages": SMALL | TWO,
+    "hard": SMALL | ONE | dict(hard=True), "image_nouns": SMALL | ONE | dict(nouns="image"),
+    "caption_only": SMALL | ONE | dict(nouns="none"), "paper": SMALL | TWO | dict(hard=True, nouns="image"),
+    "ground": SMALL | ONE | dict(ground=True), "data_1": SMALL | ONE | dict(scenes=1_000),
+    "data_2": SMALL | ONE | dict(scenes=2_000), "data_3": SMALL | ONE | dict(scenes=4_000),
 }
-ORDER = ["main:0", "plain:0", "two_stages:0", "paper:0", "hard:0", "image_nouns:0", "caption_only:0", "ground:0",
-         "data_1:0", "data_2:0", "data_3:0", "main:1", "plain:1", "main:2", "plain:2", "two_stages:1", "two_stages:2"]
+NOT_OF_THE_MODEL = ("names", "scenes", "images", "nouns", "ground")
+SHIPPED = {"main:0": "ch03_groupvit", "two_stages:0": "ch03_two_stages", "ground:0": "ch03_ground"}
 
-SHIPPED = {"main:0": "ch03_groupvit", "plain:0": "ch03_plain", "two_stages:0": "ch03_two_stages", "ground:0": "ch03_ground"}
+
+def names_of(variant: str) -> list[str]:
+    """The names in a variant's captions: all base names, or a fixed random choice of those that EmojiTwo has drawn."""
+    if VARIANTS[variant]["names"] == 210:
+        return toyworld.names("base")
+    pool = toyworld.names("base", toyworld.HELD_OUT_STYLE)
+    return [pool[i] for i in torch.randperm(len(pool), generator=torch.Generator().manual_seed(3))[:60].tolist()]
 
 
 def definitions() -> SimpleNamespace:
     """The notebook's own classes and functions: its cells that only import and define."""
-    import ast
-
     space: dict = {"__name__": "chapter_03"}
     kept = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef)
     for cell in nbformat.read(ROOT / "chapters" / "03_groupvit.ipynb", 4).cells:
@@ -62,14 +74,31 @@ def definitions() -> SimpleNamespace:
             tree = ast.parse(cell.source)
             if tree.body and all(isinstance(node, kept) for node in tree.body):
                 exec(compile(tree, cell.id, "exec"), space)
+    if "region_miou" not in space:  # TEMPORARY
+        exec(SHIM, space)
     return SimpleNamespace(**space)
+
+
+SHIM = '''
+_old = protocols
+def protocols(model, clip, valid, test, names):
+    keep = toyworld.names
+    toyworld.names = lambda *a: names
+    try:
+        return _old(model, clip, valid, test)
+    finally:
+        toyworld.names = keep
+def region_miou(model, clip, test, names, how):
+    background = len(grammar.concepts())
+    text_emb = name_embeddings(model, clip, [*names, *grammar.REGIONS])
+    ids = torch.cat([toyworld.name_indices(names), torch.full((len(grammar.REGIONS),), background)])
+    name, sure = answers(model, test["images"], text_emb, None, how)
+    return object_miou(name, sure, object_truth(test), ids, -9.0)
+'''
 
 
 def code_hash() -> str:
     """What decides the weights: this program, without its text, and the notebook's definitions."""
-    import ast
-    import inspect
-
     parts = [ast.dump(ast.parse(Path(__file__).read_text()))]
     for cell in nbformat.read(ROOT / "chapters" / "03_groupvit.ipynb", 4).cells:
         if cell.cell_type == "code" and "class " in cell.source:
@@ -81,22 +110,24 @@ def code_hash() -> str:
 
 
 @cache
-def pictures_and_captions(clip, blocks: int = 4) -> tuple[Tensor, list[str], list[str]]:
+def pictures_and_captions(clip, names: tuple[str, ...], scenes: int) -> tuple[Tensor, list[str], list[str]]:
     """Patch tokens of the frozen trunk N×P×D (bfloat16), the captions, and the same captions that also name the ground.
 
     The scenes are rendered without masks and boxes are dropped here: no later line can see one.
     """
     tokens, captions, grounded = [], [], []
-    trunk = chapter.FrozenTrunk(clip, blocks)
-    for i in range(SCENES // 500):
-        batch = toyworld.scenes(500, SEED + i, names=toyworld.names("base"), masks=False)
+    trunk = chapter.FrozenTrunk(clip, 4)
+    for i in range(scenes // 500):
+        batch = toyworld.scenes(500, SEED + i, names=names, masks=False)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = [trunk(clip.standardise(part)) for part in batch["images"].split(250)]
         tokens.append(torch.cat(found).bfloat16())
         captions += batch["captions"]
         tops, bottoms = batch["regions"][:, 0, 0].tolist(), batch["regions"][:, -1, 0].tolist()
-        grounded += [f"{c} , {grammar.REGIONS[t]} and {grammar.REGIONS[b]}"
-                     for c, t, b in zip(batch["captions"], tops, bottoms, strict=True)]
+        told = [f"{c} , {grammar.REGIONS[t]} and {grammar.REGIONS[b]}"
+                for c, t, b in zip(batch["captions"], tops, bottoms, strict=True)]
+        room = (tokenize(told, 77) > 0).sum(1) <= clip.config.context_length
+        grounded += [new if fits else old for new, old, fits in zip(told, batch["captions"], room, strict=True)]
     return torch.cat(tokens), captions, grounded
 
 
@@ -120,7 +151,7 @@ class Texts:
 
 
 def build(variant: str, clip):
-    options = {k: v for k, v in VARIANTS[variant].items() if k not in ("nouns", "ground", "scenes")}
+    options = {k: v for k, v in VARIANTS[variant].items() if k not in NOT_OF_THE_MODEL}
     return chapter.GroupViTCLIP(chapter.tiny_encoder(clip, **options))
 
 
@@ -149,12 +180,11 @@ def losses(model, tokens: Tensor, features: Tensor, nouns: str) -> Tensor:
     return loss + (chapter.multi_label_loss(image_emb, text_emb[:, 1:], scale) if nouns == "image" else 0)
 
 
-def train(variant: str, seed: int, clip, images: int) -> tuple[torch.nn.Module, float, list]:
+def train(variant: str, seed: int, clip) -> tuple[torch.nn.Module, float, list]:
     """-> the model, its minutes, and [pictures seen, loss] over time. Resumes where it was stopped."""
     torch.manual_seed(seed)
     options = VARIANTS[variant]
-    tokens, captions, grounded = pictures_and_captions(clip)
-    captions, n = grounded if options.get("ground") else captions, options.get("scenes", SCENES)
+    images, n = options["images"], options["scenes"]
     model, texts, rng = build(variant, clip).train(), Texts(clip), Random(seed)
     optims, begun, seen, curve, spent = optimizers(model), time.time(), 0, [], 0.0
     base = [o.param_groups[0]["lr"] for o in optims]
@@ -166,6 +196,10 @@ def train(variant: str, seed: int, clip, images: int) -> tuple[torch.nn.Module, 
             optimizer.load_state_dict(saved)
         seen, curve, spent, rng = state["seen"], state["curve"], state["minutes"], Random(seed + state["seen"])
         torch.manual_seed(seed + seen)
+    if seen < images:
+        world = LARGE if options["names"] == 210 else SMALL
+        tokens, captions, grounded = pictures_and_captions(clip, tuple(names_of(variant)), world["scenes"])
+        captions = grounded if options.get("ground") else captions
     while seen < images:
         pick = [rng.randrange(n) for _ in range(BATCH)]
         said = [[captions[i], *chapter.noun_prompts(captions[i], rng, PROMPTS)] for i in pick]
@@ -173,7 +207,8 @@ def train(variant: str, seed: int, clip, images: int) -> tuple[torch.nn.Module, 
         rate = min(1.0, (seen + BATCH) / 8_000, (images - seen) / (DECAY * images))
         for optimizer, lr in zip(optims, base, strict=True):
             optimizer.param_groups[0]["lr"] = lr * rate
-        loss = losses(model, tokens[pick].float() + model.img_encoder.pos_embed, features, options.get("nouns", "groups"))
+        patches = tokens[pick].float() + model.img_encoder.pos_embed
+        loss = losses(model, patches, features, options.get("nouns", "groups"))
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -189,8 +224,8 @@ def train(variant: str, seed: int, clip, images: int) -> tuple[torch.nn.Module, 
             print(f"{variant}:{seed} {seen:,} of {images:,} pictures, loss {loss.item():.3f}", flush=True)
             minutes = spent + (time.time() - begun) / 60
             temporary = state_file.with_suffix(".tmp")
-            torch.save(dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optims], seen=seen, curve=curve,
-                            minutes=minutes), temporary)
+            state = dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optims])
+            torch.save(state | dict(seen=seen, curve=curve, minutes=minutes), temporary)
             os.replace(temporary, state_file)
     return model.eval(), spent + (time.time() - begun) / 60, curve
 
@@ -198,18 +233,22 @@ def train(variant: str, seed: int, clip, images: int) -> tuple[torch.nn.Module, 
 # ---------------------------------------------------------------- measuring
 
 
-def judge(model, clip) -> dict:
+def judge(variant: str, model, clip) -> dict:
     """All figures of a model: see the chapter's functions."""
-    row, candidates = {}, toyworld.names("base")
-    how = "patches" if isinstance(model.img_encoder, chapter.PlainViT) else "groups"
-    sets = dict(base=toyworld.scenes(500, SEED + 1000, names=candidates),
-                valid=toyworld.scenes(200, SEED + 1001, names=candidates))
-    row |= chapter.protocols(model, clip, sets["valid"], sets["base"])
-    for name, split, style in (("episode", "base", toyworld.TRAIN_STYLES), ("episode_novel", "novel", toyworld.TRAIN_STYLES),
-                               ("episode_emojitwo", "base", (toyworld.HELD_OUT_STYLE,))):
-        test = toyworld.episodes(split, 5, 100, SEED + 2000, styles=style)
-        valid = toyworld.episodes(split, 5, 40, SEED + 3000, styles=style)
-        row[f"miou_{name}"], row[f"threshold_{name}"] = chapter.episode_miou(model, clip, valid, test, how)
+    names, how = names_of(variant), "patches" if isinstance(model.img_encoder, chapter.PlainViT) else "groups"
+    valid, test = toyworld.scenes(200, SEED + 1001, names=names), toyworld.scenes(500, SEED + 1000, names=names)
+    row = chapter.protocols(model, clip, valid, test, names)
+    row["miou_all_regions"] = chapter.region_miou(model, clip, test, names, how)
+    new_artist = dict(names=names, styles=(toyworld.HELD_OUT_STYLE,))
+    valid, test = toyworld.scenes(100, SEED + 1003, **new_artist), toyworld.scenes(300, SEED + 1002, **new_artist)
+    row["miou_scene_emojitwo"], _ = chapter.zero_shot(model, clip, valid, test, names, how, True)
+    if len(names) == 210:
+        known, new = toyworld.TRAIN_STYLES, (toyworld.HELD_OUT_STYLE,)
+        for name, split, styles in (("episode", "base", known), ("episode_novel", "novel", known),
+                                    ("episode_emojitwo", "base", new)):
+            test = toyworld.episodes(split, 5, 100, SEED + 2000, styles=styles)
+            valid = toyworld.episodes(split, 5, 40, SEED + 3000, styles=styles)
+            row[f"miou_{name}"], row[f"threshold_{name}"] = chapter.episode_miou(model, clip, valid, test, how)
     return {k: round(float(v), 4) for k, v in row.items()}
 
 
@@ -223,39 +262,34 @@ def record(entry: dict) -> None:
     os.replace(temporary, OUT)
 
 
-def ship(name: str, model, seed: int, images: int) -> Path:
-    path = OUT.with_name(f"{name}.safetensors")
-    tensors = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    from dataclasses import asdict
-
-    about = dict(config=json.dumps(asdict(model.img_encoder.config)), images=str(images), seed=str(seed),
-                 plain=str(int(name.endswith("plain"))), toyworld_version=toyworld.VERSION,
-                 generator_hash=toyworld.generator_hash())
-    save_file(tensors, path.with_suffix(".tmp"), about)
-    os.replace(path.with_suffix(".tmp"), path)
-    path.chmod(0o644)
+def ship(name: str, model, variant: str, seed: int) -> Path:
+    path, options = OUT.with_name(f"{name}.safetensors"), VARIANTS[variant]
+    card = dict(program="tools/ch03_groupvit.py", variant=variant, seed=seed, names=names_of(variant),
+                toyworld_version=toyworld.VERSION, generator_hash=toyworld.generator_hash())
+    card |= {k: options[k] for k in ("scenes", "images")}
+    save_weights(halved(model.state_dict()), path, "groupvit", asdict(model.img_encoder.config), card)
     return path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", metavar="VARIANT:SEED")
-    parser.add_argument("--images", type=int, default=IMAGES)
     args = parser.parse_args()
     torch.set_num_threads(1)
     BUILD.mkdir(parents=True, exist_ok=True)
     done = {f"{r['variant']}:{r['seed']}" for r in json.loads(OUT.read_text())["runs"]} if OUT.exists() else set()
     clip = load_clip("tiny").requires_grad_(False)
-    for run in args.runs or [run for run in ORDER if run not in done]:
+    for run in args.runs or [f"{v}:{seed}" for seed in range(3) for v in VARIANTS if f"{v}:{seed}" not in done]:
         variant, seed = run.split(":")
-        model, minutes, curve = train(variant, int(seed), clip, args.images)
-        row = dict(variant=variant, seed=int(seed), images=args.images, scenes=VARIANTS[variant].get("scenes", SCENES),
-                   minutes=round(minutes, 1), code=code_hash()) | judge(model, clip) | dict(curve=curve)
+        model, minutes, curve = train(variant, int(seed), clip)
+        options = VARIANTS[variant]
+        row = dict(variant=variant, seed=int(seed), minutes=round(minutes, 1), code=code_hash())
+        row |= {k: options[k] for k in ("names", "scenes", "images")} | judge(variant, model, clip) | dict(curve=curve)
         record(row)
         print({k: v for k, v in row.items() if k != "curve"}, flush=True)
         if run in SHIPPED:
-            name = SHIPPED[run]
-            log_run("ch03_groupvit", ship(name, model, 0, args.images), minutes, args.images, 0)
+            path = ship(SHIPPED[run], model, variant, int(seed))
+            log_run("ch03_groupvit", path, minutes, options["images"], int(seed))
         (BUILD / f"{variant}_{seed}.state").unlink(missing_ok=True)
 
 

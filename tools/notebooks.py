@@ -1,9 +1,11 @@
 """Notebooks as files and as running programs: what execute, student, hygiene and the tests share."""
 
+import ast
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 from nbclient import NotebookClient
@@ -46,6 +48,21 @@ def tags(cell: NotebookNode) -> list[str]:
 def facts(cell: NotebookNode) -> dict:
     """The course's own metadata of a cell."""
     return cell.metadata.get("clipnotes", {})
+
+
+def defined(path: Path) -> SimpleNamespace:
+    """What a chapter defines: the imports, functions and classes of its cells, without running the rest.
+
+    The notebook is the only source of a method's code: programs and tests take it from here.
+    """
+    space = {"session": SimpleNamespace(mode="tiny", device="cpu", seed=0), "__name__": path.stem}
+    kept = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+    for cell in code_cells(read(path)):
+        if not set(facts(cell)) & {"exercise", "check", "solution"}:
+            tree = ast.parse(cell.source)
+            tree.body = [node for node in tree.body if isinstance(node, kept)]
+            exec(compile(tree, cell.id, "exec"), space)
+    return SimpleNamespace(space=space, **{k: v for k, v in space.items() if not k.startswith("_")})
 
 
 def printed(cell: NotebookNode) -> str:

@@ -1,0 +1,95 @@
+"""Files of weights: written whole or not at all, checked when they are read, refused in another toy world.
+
+A file is safetensors. Its metadata hold its kind, its shape (`config`), how it was made (`card`), and a sha256.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+DATA = Path(__file__).resolve().parent / "data"
+
+
+def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict on the CPU, floats as fp16, counters as they are: what ships."""
+    return {name: value.cpu().half() if value.is_floating_point() else value.cpu() for name, value in state.items()}
+
+
+def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
+    """Write tensors and metadata under a temporary name, then rename: never half a file."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        data = save({name: value.contiguous() for name, value in tensors.items()}, metadata)
+        temporary.write_bytes(data)  # save_file would make a file that only its owner can read
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_weights(tensors: dict[str, Tensor], path: str | Path, kind: str, config: dict, card: dict) -> None:
+    """Write tensors with their kind, shape and history. config, card: JSON values."""
+    about = {"kind": kind, "config": json.dumps(config), "card": json.dumps(card)}
+    write(tensors, path, about | {"sha256": _digest(tensors)})
+
+
+def load_weights(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict, dict]:
+    """-> tensors, config, card of a file of `save_weights`; a bare name means a file that ships ("ch03_groupvit").
+
+    FileNotFoundError where there is none, ValueError where it holds another kind, RuntimeError where it is damaged or
+    was trained in another toy world.
+    """
+    path = Path(path) if str(path).endswith(".safetensors") else DATA / f"{path}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    damaged = f"{path} is damaged: install the package again, or make the file again."
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise RuntimeError(damaged) from error
+    if metadata.get("kind") != kind:
+        raise ValueError(f"{path} does not hold weights of the kind {kind!r}, but {metadata.get('kind')!r}.")
+    if metadata.get("sha256") != _digest(tensors):
+        raise RuntimeError(damaged)
+    card = json.loads(metadata["card"])
+    _check_world(path, card)
+    return tensors, json.loads(metadata["config"]), card
+
+
+def shipped(kind: str) -> list[str]:
+    """The names of the files of a kind that come with the package."""
+    found = []
+    for path in sorted(DATA.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found += [path.stem] if (file.metadata() or {}).get("kind") == kind else []
+    return found
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names and bytes: a flipped bit in the middle of a file is found, too."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_world(path: Path, card: dict) -> None:
+    """A model is judged on the world it was trained on: refuse it in another one."""
+    if "toyworld_version" not in card:
+        return
+    from clipnotes import toyworld  # here: a model without a toy world needs none
+
+    here = {"toyworld_version": toyworld.VERSION, "generator_hash": toyworld.generator_hash()}
+    for key, value in here.items():
+        if card.get(key, value) != value:
+            raise RuntimeError(
+                f"{path.name} was trained with {key} {card[key]}, but the toy world here has {value}: "
+                "install the package again, or train the model again.")
