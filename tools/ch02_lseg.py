@@ -1,6 +1,6 @@
 """Chapter 2's shipped model and its recorded experiments.
 
-    python tools/ch02_lseg.py main [--seeds 3]      three LSegs; seed 0 ships as clipnotes/data/ch02_lseg.safetensors
+    python tools/ch02_lseg.py main      three LSegs; seed 0 ships as clipnotes/data/ch02_lseg.safetensors
     python tools/ch02_lseg.py baselines text text_long size onehot blocks start
 
 Each part writes its rows into clipnotes/data/ch02_lseg.json (seed, minutes, command, hash of the code). The definitions
