@@ -62,6 +62,7 @@ PROMPTS = {
     "01_clip": ("a photo of an animal", "three dogs", "two red apples", "a dog left of a cat", "a photo of the sky"),
     "02_lseg": ("other", "background", "pet", "animal", "vehicle", "fruit", "building", "instrument", "plant",
                 "toy dog", "the wall", "the floor"),
+    "03_groupvit": ("a photo of a small red dog on the grass and an ice cream", "look at this", "a drawing of the sky"),
     "04_vild": ("there is a small dog in the scene", "a photo of the background"),
     "05_glip": ("dog and cat and apple", "the dog on the left", "a small red apple at the top left"),
     "07_clipasso": ("a sketch of a dog", "a line drawing of a cat"),

@@ -155,6 +155,27 @@ def imports(turns: int = 3) -> dict[str, Result]:
     return {"import clipnotes against torch": versus(fresh("clipnotes"), fresh("torch"), turns, None)}
 
 
+def groupvit(batch: int = 2, turns: int = 5) -> dict[str, Result]:
+    """Chapter 3's encoder at the official size against transformers, with the same random weights."""
+    from transformers import GroupViTVisionConfig, GroupViTVisionModel
+
+    from notebooks import ROOT, defined
+
+    chapter = defined(ROOT / "chapters" / "03_groupvit.ipynb")
+    torch.manual_seed(0)
+    theirs = GroupViTVisionModel(GroupViTVisionConfig(num_output_groups=[64, 8, 0], initializer_range=0.1)).eval()
+    ours = chapter.GroupViT(chapter.official()).eval()
+    ours.load_state_dict(chapter.from_transformers(theirs.state_dict()))
+    images = torch.randn(batch, 3, 224, 224)
+    with torch.no_grad():
+        mine, other = ours(images)[0], theirs(images).last_hidden_state
+        assert (mine - other).abs().max() <= 1e-4 * other.abs().max(), "the encoders differ"
+        forward = versus(lambda: ours(images), lambda: theirs(images), turns, 1.1)
+    both = versus(lambda: ours(images)[0].sum().backward(),
+                  lambda: theirs(images).last_hidden_state.sum().backward(), turns, 1.1)
+    return {"GroupViT, official size, forward": forward, "GroupViT, official size, forward and backward": both}
+
+
 def line(name: str, result: Result) -> tuple[str, bool]:
     """What to print, and whether the bar is met."""
     if "per_second" in result:
@@ -172,7 +193,7 @@ def line(name: str, result: Result) -> tuple[str, bool]:
 
 def main() -> int:
     parts = {"clip": clip, "tokenizer": tokenizer, "generator": generator, "imports": imports,
-             "lseg": lseg}
+             "lseg": lseg, "groupvit": groupvit}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
