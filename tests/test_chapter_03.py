@@ -210,7 +210,7 @@ def test_the_program_renders_no_masks():
     import ch03_groupvit
 
     source = inspect.getsource(ch03_groupvit.pictures_and_captions)
-    assert "masks=False" in source and not any(word in source for word in ("boxes", "object_map", "label_map"))
+    assert "masks=False" in source and not any(word in source for word in ('["boxes"]', "object_map", "label_map"))
 
 
 # ---------------------------------------------------------------- zero-shot

@@ -12,13 +12,11 @@ things stand in the pictures and are ignored.
 """
 
 import argparse
-import ast
 import hashlib
 import json
 import os
 import sys
 import time
-import types
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +30,7 @@ from safetensors import safe_open
 from clipnotes import grammar, lseg, toyworld
 from clipnotes.clip import load_clip, read_texts
 from clipnotes.prompts import class_embeddings, fill
-from notebooks import ROOT, code_cells, facts, read
+from notebooks import ROOT, defined
 from tools.train_clip import log_run
 
 DATA = ROOT / "clipnotes" / "data"
@@ -44,20 +42,7 @@ REGIONS = list(grammar.REGIONS)
 HELD_OUT = (toyworld.HELD_OUT_STYLE,)
 
 
-def chapter() -> types.SimpleNamespace:
-    """What the notebook defines: its imports, functions and classes, without running it."""
-    space = {"session": types.SimpleNamespace(mode="tiny", device="cpu", seed=0), "__name__": "chapter"}
-    for cell in code_cells(read(ROOT / "chapters" / "02_lseg.ipynb")):
-        if set(facts(cell)) & {"exercise", "check", "solution"}:
-            continue
-        tree = ast.parse(cell.source)
-        kept = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
-        tree.body = [node for node in tree.body if isinstance(node, kept)]
-        exec(compile(tree, cell.id, "exec"), space)
-    return types.SimpleNamespace(**{k: v for k, v in space.items() if not k.startswith("_")})
-
-
-nb = chapter()
+nb = defined(ROOT / "chapters" / "02_lseg.ipynb")
 
 
 def code_hash() -> str:

@@ -22,12 +22,11 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
 
-import nbformat
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,12 +35,14 @@ from clipnotes import grammar, toyworld
 from clipnotes.clip import load_clip
 from clipnotes.tokenizer import tokenize
 from clipnotes.weights import halved, save_weights
+from notebooks import ROOT, defined, read
 from tools.train_clip import log_run
 
-ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "chapters" / "03_groupvit.ipynb"
 BUILD, OUT = ROOT / "build" / "ch03", ROOT / "clipnotes" / "data" / "ch03_groupvit.json"
 BATCH, PROMPTS, SEED, DECAY = 256, 3, 83_000_000, 0.35
-ONE, TWO = dict(depths=(2, 0), group_tokens=(6, 0), output_groups=(6,)), dict(depths=(2, 1, 0))
+ONE = dict(depths=(2, 0), group_tokens=(6, 0), output_groups=(6,))
+TWO = dict(depths=(2, 1, 0), group_tokens=(16, 6, 0), output_groups=(16, 6))
 # Two worlds, all base names and the small one of the comparisons: names, distinct scenes, pictures seen.
 LARGE, SMALL = dict(names=210, scenes=16_000, images=30_720), dict(names=60, scenes=8_000, images=15_360)
 # What differs from the recipe: one grouping stage, soft maps, nouns against groups, captions as they are.
@@ -65,42 +66,10 @@ def names_of(variant: str) -> list[str]:
     return [pool[i] for i in torch.randperm(len(pool), generator=torch.Generator().manual_seed(3))[:60].tolist()]
 
 
-def definitions() -> SimpleNamespace:
-    """The notebook's own classes and functions: its cells that only import and define."""
-    space: dict = {"__name__": "chapter_03"}
-    kept = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef)
-    for cell in nbformat.read(ROOT / "chapters" / "03_groupvit.ipynb", 4).cells:
-        if cell.cell_type == "code" and not cell.source.lstrip().startswith("%"):
-            tree = ast.parse(cell.source)
-            if tree.body and all(isinstance(node, kept) for node in tree.body):
-                exec(compile(tree, cell.id, "exec"), space)
-    if "region_miou" not in space:  # TEMPORARY
-        exec(SHIM, space)
-    return SimpleNamespace(**space)
-
-
-SHIM = '''
-_old = protocols
-def protocols(model, clip, valid, test, names):
-    keep = toyworld.names
-    toyworld.names = lambda *a: names
-    try:
-        return _old(model, clip, valid, test)
-    finally:
-        toyworld.names = keep
-def region_miou(model, clip, test, names, how):
-    background = len(grammar.concepts())
-    text_emb = name_embeddings(model, clip, [*names, *grammar.REGIONS])
-    ids = torch.cat([toyworld.name_indices(names), torch.full((len(grammar.REGIONS),), background)])
-    name, sure = answers(model, test["images"], text_emb, None, how)
-    return object_miou(name, sure, object_truth(test), ids, -9.0)
-'''
-
-
 def code_hash() -> str:
     """What decides the weights: this program, without its text, and the notebook's definitions."""
     parts = [ast.dump(ast.parse(Path(__file__).read_text()))]
-    for cell in nbformat.read(ROOT / "chapters" / "03_groupvit.ipynb", 4).cells:
+    for cell in read(NOTEBOOK).cells:
         if cell.cell_type == "code" and "class " in cell.source:
             parts.append(inspect.cleandoc(cell.source))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
@@ -293,7 +262,7 @@ def main() -> None:
         (BUILD / f"{variant}_{seed}.state").unlink(missing_ok=True)
 
 
-chapter = definitions()
+chapter = defined(NOTEBOOK)
 
 if __name__ == "__main__":
     main()
