@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from clipnotes import clip, tokenizer  # before open_clip: `import clipnotes` repairs torchvision
+from clipnotes import clip, tokenizer, weights  # before open_clip: `import clipnotes` repairs torchvision
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPES = {
@@ -594,7 +594,7 @@ def test_damaged_files_are_refused(saved, tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="does not hold a CLIP"):
+    with pytest.raises(ValueError, match="does not hold weights of the kind 'clip'"):
         clip.load_clip(tmp_path / "other.safetensors")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         clip.load_clip(tmp_path / "none.safetensors")
@@ -618,7 +618,7 @@ def test_another_toy_world_is_refused(tmp_path, monkeypatch):
 def test_a_broken_write_leaves_the_old_file(saved, monkeypatch):
     model, path = saved
     before = path.read_bytes()
-    monkeypatch.setattr(clip.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(weights.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         clip.save_clip(model, path, torch.tensor([1]), {})
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
