@@ -342,23 +342,17 @@ def _groupvit_segment(candidate: Any, tensors: dict[str, Tensor], config: dict[s
     first, last = w["linear_hidden.0.weight"], w["linear_out.weight"]
 
     def projector(x: Tensor) -> Tensor:
+        shape = x.shape[:-1]
         x = F.conv1d(x.reshape(-1, x.shape[-1], 1), first, w["linear_hidden.0.bias"])
         norm = [w[f"linear_hidden.1.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
-        return F.conv1d(F.relu(F.batch_norm(x, *norm)), last, w["linear_out.bias"])[..., 0]
+        return F.conv1d(F.relu(F.batch_norm(x, *norm)), last, w["linear_out.bias"]).view(*shape, -1)
 
     maps = [tensors[f"in/assign_soft_{k}"][:, 0] for k in (1, 2)]
     tokens, size = tensors["in/feat"], tuple(tensors["in/image_size"].tolist())
     scale = tensors["in/logit_scale"].exp().clamp(max=100).item()
-
-    def shaped(x: Tensor) -> Tensor:
-        return projector(x).view(*x.shape[:-1], -1)
-
-    pairs = []
-    for case, threshold in (("nobg", None), ("bg20", 0.2), ("bg95", 0.95)):
-        text_emb, grid = tensors["in/text_embedding"], tuple(config["grid"])
-        planes = candidate(tokens, maps, shaped, text_emb, scale, grid, size, threshold)
-        pairs.append((planes, tensors[f"out/pred_{case}"]))
-    return pairs
+    inputs = (tokens, maps, projector, tensors["in/text_embedding"], scale, tuple(config["grid"]), size)
+    return [(candidate(*inputs, threshold), tensors[f"out/pred_{case}"])
+            for case, threshold in (("nobg", None), ("bg20", 0.2), ("bg95", 0.95))]
 
 
 def _difference(got: Any, expected: Tensor) -> float:

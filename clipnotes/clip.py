@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipnotes.tokenizer import shared_tokenizer, tokenize
-from clipnotes.weights import DATA, halved, load_weights, save_weights, shipped, write
+from clipnotes.weights import DATA, load_weights, save_weights, shipped, stored, write
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of its training pictures: red, green, blue
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -484,7 +484,7 @@ def save_clip(model: CLIP, path: str | Path, token_ids: Tensor, card: dict) -> N
     `card` (JSON values) tells how it was made. The file is complete or absent, never half written.
     """
     ids = token_ids.unique().cpu()
-    tensors = halved(model.state_dict())
+    tensors = stored(model.state_dict())
     rows = tensors.pop("token_embedding.weight")[ids]
     tensors |= {"token_embedding.ids": ids.int(), "token_embedding.rows": rows}
     save_weights(tensors, path, "clip", asdict(model.config), card)
@@ -499,12 +499,8 @@ def load_clip(name: str | Path = "tiny", pretrained: str | Path | None = "openai
     pretrained, for the latter: a tag of open_clip, a file with such a state dict, or None: random weights.
     ValueError for an unknown name or tag; RuntimeError for a damaged file or where there is no network.
     """
-    path = DATA / f"{name}.safetensors"
-    if str(name).endswith(".safetensors"):
-        path = Path(name)
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path}.")
-    model = _load_file(path) if path.is_file() else _load_open_clip(str(name), pretrained)
+    ours = str(name).endswith(".safetensors") or (DATA / f"{name}.safetensors").is_file()
+    model = _load_file(name) if ours else _load_open_clip(str(name), pretrained)
     return model.to(device, dtype).eval()
 
 
@@ -520,12 +516,11 @@ def export_open_clip(model: CLIP, path: str | Path) -> dict:
     text = {"context_length": c.context_length, "vocab_size": c.vocab_size, "width": c.text_width,
             "heads": c.text_heads, "layers": c.text_layers}
     config = {"embed_dim": c.embed_dim, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
-    write({k: v.cpu().float() if v.is_floating_point() else v.cpu() for k, v in model.state_dict().items()},
-          path, {"open_clip": json.dumps(config)})
+    write(stored(model.state_dict(), torch.float32), path, {"open_clip": json.dumps(config)})
     return config
 
 
-def _load_file(path: Path) -> CLIP:
+def _load_file(path: str | Path) -> CLIP:
     tensors, config, card = load_weights(path, "clip")
     model = CLIP(CLIPConfig(**config))
     model.card = card

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clipnotes.clip import CLIP, VisionTransformer, check_images, load_clip
 from clipnotes.prompts import class_embeddings
-from clipnotes.weights import halved, load_weights, save_weights
+from clipnotes.weights import load_weights, save_weights, stored
 
 TEMPERATURE = 0.07  # a constant: no training step ever changes it
 
@@ -303,7 +303,7 @@ def start_from_clip(model: LSeg) -> LSeg:
 def save_lseg(model: LSeg, path: str | Path, card: dict) -> None:
     """Write what was trained (fp16), its shape and how it was made; the frozen CLIP is not written again."""
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("clip_pretrained.")}
-    save_weights(halved(state), path, "lseg", asdict(model.config), card)
+    save_weights(stored(state), path, "lseg", asdict(model.config), card)
 
 
 def load_lseg(path: str | Path = "ch02_lseg", clip: CLIP | None = None) -> LSeg:

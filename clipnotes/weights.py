@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -15,9 +16,16 @@ from torch import Tensor
 DATA = Path(__file__).resolve().parent / "data"
 
 
-def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict on the CPU, floats as fp16, counters as they are: what ships."""
-    return {name: value.cpu().half() if value.is_floating_point() else value.cpu() for name, value in state.items()}
+def stored(state: dict[str, Tensor], dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """A state dict as a file holds it: on the CPU, floats in `dtype` (what ships is fp16), counters as they are."""
+    return {k: v.to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in state.items()}
+
+
+def toy_world() -> dict[str, str]:
+    """What a card says of the toy world that a model was trained in; another one refuses the model."""
+    from clipnotes import toyworld  # here: a model without a toy world needs none
+
+    return {"toyworld_version": toyworld.VERSION, "generator_hash": toyworld.generator_hash()}
 
 
 def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
@@ -85,10 +93,7 @@ def _check_world(path: Path, card: dict) -> None:
     """A model is judged on the world it was trained on: refuse it in another one."""
     if "toyworld_version" not in card:
         return
-    from clipnotes import toyworld  # here: a model without a toy world needs none
-
-    here = {"toyworld_version": toyworld.VERSION, "generator_hash": toyworld.generator_hash()}
-    for key, value in here.items():
+    for key, value in toy_world().items():
         if card.get(key, value) != value:
             raise RuntimeError(
                 f"{path.name} was trained with {key} {card[key]}, but the toy world here has {value}: "

@@ -13,7 +13,7 @@ TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "counter": torch.tensor(3)}
 
 def test_what_is_written_is_read(tmp_path):
     path = tmp_path / "some.safetensors"
-    weights.save_weights(weights.halved(TENSORS), path, "thing", {"width": 3}, {"seed": 0})
+    weights.save_weights(weights.stored(TENSORS), path, "thing", {"width": 3}, {"seed": 0})
     tensors, config, card = weights.load_weights(path, "thing")
     assert tensors["a.weight"].dtype == torch.float16 and torch.equal(tensors["a.weight"].float(), TENSORS["a.weight"])
     assert tensors["counter"] == 3 and tensors["counter"].dtype == torch.int64

@@ -30,7 +30,8 @@ from safetensors import safe_open
 from clipnotes import grammar, lseg, toyworld
 from clipnotes.clip import load_clip, read_texts
 from clipnotes.prompts import class_embeddings, fill
-from notebooks import ROOT, defined
+from clipnotes.weights import toy_world
+from notebooks import ROOT, defined, write_json
 from tools.train_clip import log_run
 
 DATA = ROOT / "clipnotes" / "data"
@@ -57,8 +58,7 @@ def record(part: str, rows: list[dict] | dict, command: str) -> None:
     """Put one part into the record, by way of a temporary file."""
     content = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     content[part] = dict(command=command, code=CODE, rows=rows)
-    RECORD.with_suffix(".tmp").write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(RECORD.with_suffix(".tmp"), RECORD)
+    write_json(RECORD, content)
 
 
 def rounded(value):
@@ -312,8 +312,7 @@ def part_main(args) -> None:
         minutes = round((time.process_time() - begun) / 60, 1)
         images = 32 * (args.steps + args.more)
         row = dict(seed=seed, minutes=minutes, images=images, masks=len(pools[0][1]) + len(pools[1][1]))
-        card = dict(program="tools/ch02_lseg.py", **row, toyworld_version=toyworld.VERSION,
-                    generator_hash=toyworld.generator_hash(), clip=clip.card.get("sha256", "tiny"))
+        card = dict(program="tools/ch02_lseg.py", **row, **toy_world(), clip=clip.card.get("sha256", "tiny"))
         scratch = Path(os.environ.get("CLIPNOTES_SCRATCH", ROOT / "build"))
         where = MODEL if seed == 0 else scratch / f"ch02_lseg_{seed}.safetensors"
         lseg.save_lseg(model, where, card)

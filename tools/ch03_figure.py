@@ -6,14 +6,12 @@ Writes clipnotes/data/ch03_figure.json: for each picture the chained soft maps G
 chapter computes the maps again and compares. Run it after tools/ch03_groupvit.py has made another main:0.
 """
 
-import json
-import os
-
 import torch
 
 from ch03_groupvit import OUT, chapter
 from clipnotes import hub, toyworld
 from clipnotes.clip import load_clip
+from notebooks import write_json
 
 CANDIDATES = ["rocket", "tree", "dog", "apple", "cat", "sky", "grass"]
 
@@ -28,9 +26,7 @@ def main() -> None:
         _, group_emb = chapter.segments(model, picture)
         called = [CANDIDATES[i] for i in (group_emb[0] @ text_emb.T).argmax(1).tolist()]
         found[name] = dict(names=called, maps=[[[round(v, 3) for v in row] for row in m] for m in maps.tolist()])
-    path = OUT.with_name("ch03_figure.json")
-    path.with_suffix(".tmp").write_text(json.dumps(found) + "\n")
-    os.replace(path.with_suffix(".tmp"), path)
+    write_json(OUT.with_name("ch03_figure.json"), found, indent=None)
 
 
 if __name__ == "__main__":

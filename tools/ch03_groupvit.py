@@ -34,8 +34,8 @@ from torch import Tensor
 from clipnotes import grammar, toyworld
 from clipnotes.clip import load_clip
 from clipnotes.tokenizer import tokenize
-from clipnotes.weights import halved, save_weights
-from notebooks import ROOT, defined, read
+from clipnotes.weights import save_weights, stored, toy_world
+from notebooks import ROOT, defined, read, write_json
 from tools.train_clip import log_run
 
 NOTEBOOK = ROOT / "chapters" / "03_groupvit.ipynb"
@@ -226,17 +226,14 @@ def record(entry: dict) -> None:
     content = json.loads(OUT.read_text()) if OUT.exists() else dict(command="python tools/ch03_groupvit.py", runs=[])
     others = [r for r in content["runs"] if (r["variant"], r["seed"]) != (entry["variant"], entry["seed"])]
     content["runs"] = sorted([*others, entry], key=lambda r: (list(VARIANTS).index(r["variant"]), r["seed"]))
-    temporary = OUT.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, OUT)
+    write_json(OUT, content)
 
 
 def ship(name: str, model, variant: str, seed: int) -> Path:
     path, options = OUT.with_name(f"{name}.safetensors"), VARIANTS[variant]
-    card = dict(program="tools/ch03_groupvit.py", variant=variant, seed=seed, names=names_of(variant),
-                toyworld_version=toyworld.VERSION, generator_hash=toyworld.generator_hash())
-    card |= {k: options[k] for k in ("scenes", "images")}
-    save_weights(halved(model.state_dict()), path, "groupvit", asdict(model.img_encoder.config), card)
+    card = dict(program="tools/ch03_groupvit.py", variant=variant, seed=seed, names=names_of(variant))
+    card |= {k: options[k] for k in ("scenes", "images")} | toy_world()
+    save_weights(stored(model.state_dict()), path, "groupvit", asdict(model.img_encoder.config), card)
     return path
 
 

@@ -13,7 +13,6 @@ import argparse
 import ast
 import hashlib
 import json
-import os
 import re
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from notebooks import ROOT, chapters, client, code_cells, environment, read, tags
+from notebooks import ROOT, chapters, client, code_cells, environment, read, tags, write_json
 
 RECORDS = ROOT / "book" / "records"
 SEEDS = (0, 1, 2, 3, 4)
@@ -101,9 +100,7 @@ def complaints(path: Path, folder: Path = RECORDS) -> list[str]:
 def write(record: dict, folder: Path = RECORDS) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['chapter']}.claims.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    os.replace(temporary, path)
+    write_json(path, record)
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Notebooks as files and as running programs: what execute, student, hygiene and the tests share."""
 
 import ast
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,13 @@ def write(notebook: NotebookNode, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     nbformat.write(notebook, temporary)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: dict | list, indent: int | None = 1) -> None:
+    """Write a record by way of a temporary file, so that an interruption leaves the old one whole."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=indent) + "\n", "utf-8")
     os.replace(temporary, path)
 
 

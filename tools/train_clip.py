@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from clipnotes import grammar, toyworld
 from clipnotes.clip import CLIP, CLIPConfig, clip_loss, load_clip, save_clip
 from clipnotes.tokenizer import tokenize
+from clipnotes.weights import toy_world
 
 LENGTH, VOCABULARY = 40, 49408
 
@@ -229,8 +230,7 @@ def export(model: CLIP, ids: torch.Tensor, args, done: Progress) -> None:
     table[ids] = rows
     full.load_state_dict(state | {"token_embedding.weight": table})
     card = dict(options(args), images=done.seen, minutes=round(done.minutes, 1), date=str(date.today()),
-                curve=done.curve, history=done.history, toyworld_version=toyworld.VERSION,
-                generator_hash=toyworld.generator_hash())
+                curve=done.curve, history=done.history, **toy_world())
     save_clip(full, args.out, ids, card)
 
 
