@@ -7,9 +7,17 @@
 | "nocaps" | lmms-lab/NoCaps | ten captions a photo, validation 4,500 (1.4 GB) | photos CC BY 2.0 |
 | "people" | mattmdjaga/human_parsing_dataset | masks of 18 parts, train 17,706 (0.8 GB) | not stated by its authors |
 
-The sizes are what is fetched at the first call. Only `load` opens a connection.
+| name | films | what | licence |
+|---|---|---|---|
+| "msrvtt" | AlexZigma/msr-vtt | 2,990 films with 20 captions each, split test (2 GB) | not stated there |
+| "ucf101" | sayakpaul/ucf101-subset | 10 actions, split test 75 or so (0.2 GB) | not stated there |
+
+The sizes are what is fetched at the first call. Only `load` and `films` open a connection.
 """
 
+import json
+import os
+import shutil
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -29,6 +37,13 @@ SETS = MappingProxyType({
     "nocaps": ("lmms-lab/NoCaps", {"image": "image", "annotations_captions": "caption"}),
     "people": ("mattmdjaga/human_parsing_dataset", {"image": "image", "mask": "mask"}),
 })
+
+# name: repository, archives in it
+FILMS = MappingProxyType({
+    "msrvtt": ("AlexZigma/msr-vtt", ("data/test_videos.zip", "data/test_videodatainfo.json.zip")),
+    "ucf101": ("sayakpaul/ucf101-subset", ("UCF101_subset.tar.gz",)),
+})
+_FILM_ENDINGS = {".mp4", ".avi", ".webm", ".mkv", ".mov"}
 
 # Files inside scikit-image's wheel whose documentation says CC0 or public domain.
 PHOTOS = MappingProxyType({
@@ -89,13 +104,7 @@ def local(folder: str | Path) -> "Dataset":
     """
     folder = Path(folder)
     names = sorted(p.name for p in folder.glob("*") if p.is_dir())
-    endings = {".png", ".jpg", ".jpeg", ".webp"}
-    files = [
-        (str(p), i)
-        for i, n in enumerate(names)
-        for p in sorted((folder / n).iterdir())
-        if p.suffix.lower() in endings
-    ]
+    files = _labelled(folder, names, {".png", ".jpg", ".jpeg", ".webp"})
     if not files:
         raise FileNotFoundError(
             f"No pictures in {folder}. Make a subfolder a class and put png, jpg or webp files there."
@@ -107,6 +116,106 @@ def local(folder: str | Path) -> "Dataset":
     return Dataset.from_dict(
         {"image": [f for f, _ in files], "label": [i for _, i in files]}, features=features
     )
+
+
+def _labelled(folder: Path, names: list[str], endings: set[str]) -> list[tuple[str, int]]:
+    """The files of each class's subfolder with the class's number."""
+    found = ((p, i) for i, name in enumerate(names) for p in sorted((folder / name).iterdir()))
+    return [(str(p), i) for p, i in found if p.suffix.lower() in endings]
+
+
+def films(name: str, split: str = "test", limit: int | None = None) -> "Dataset":
+    """Real films: column video (a file for `decode`), and caption (list of texts) or label (int).
+
+    name: one of FILMS. Archives are fetched and unpacked once, beside where they are kept. limit: as in `load`.
+    Raises ValueError for an unknown name, RuntimeError where the films cannot be fetched.
+    """
+    if name not in FILMS:
+        raise ValueError(f"There are no films {name!r}. Write one of: {', '.join(FILMS)}.")
+    from huggingface_hub import hf_hub_download
+
+    repository, archives = FILMS[name]
+    try:
+        fetched = [Path(hf_hub_download(repository, a, repo_type="dataset")) for a in archives]
+    except Exception as error:  # the libraries below raise a dozen kinds
+        raise RuntimeError(
+            f"The films {name!r} ({repository}) could not be fetched. Check the network, or stay in tiny mode, or "
+            f"take your own films: hub.local_films(folder). ({type(error).__name__}: {error})"
+        ) from error
+    folder = _unpacked(fetched)
+    inner = [p for p in sorted(folder.rglob(split)) if p.is_dir()]  # UCF101 has a folder a split
+    return spread(local_films(inner[0] if inner else folder), limit)
+
+
+def _unpacked(archives: list[Path]) -> Path:
+    """The folder that holds the archives' files, made under a temporary name, then renamed: never half of it."""
+    folder = archives[0].parent / f"{archives[0].name}.files"
+    if not folder.is_dir():
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+        try:
+            for archive in archives:
+                safely = {} if archive.suffix == ".zip" else {"filter": "data"}
+                shutil.unpack_archive(archive, temporary, **safely)
+            os.replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def local_films(folder: str | Path) -> "Dataset":
+    """Films of your own, as `films` gives them.
+
+    Either one subfolder a class (as UCF101 and Kinetics: columns video, label), or films anywhere below and a JSON
+    file with "sentences", each {"video_id": the film's name without its ending, "caption": ...} (as MSR-VTT: columns
+    video, video_id, caption). Raises FileNotFoundError where there are no films.
+    """
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    folder = Path(folder)
+    said: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.json")):
+        for sentence in json.loads(path.read_text("utf-8")).get("sentences", []):
+            said.setdefault(sentence["video_id"], []).append(sentence["caption"])
+    if said:
+        videos = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _FILM_ENDINGS and p.stem in said]
+        rows = dict(video=[str(p) for p in videos], video_id=[p.stem for p in videos],
+                    caption=[said[p.stem] for p in videos])
+        features = None
+    else:
+        names = sorted(p.name for p in folder.glob("*") if p.is_dir())
+        files = _labelled(folder, names, _FILM_ENDINGS)
+        rows = dict(video=[f for f, _ in files], label=[i for _, i in files])
+        features = Features(video=Value("string"), label=ClassLabel(names=names))
+    if not rows["video"]:
+        raise FileNotFoundError(
+            f"No films in {folder}. Make a subfolder a class and put mp4 or avi files there, or add a JSON file with "
+            'the captions: {"sentences": [{"video_id": ..., "caption": ...}]}.'
+        )
+    return Dataset.from_dict(rows, features=features)
+
+
+def decode(file: str | Path, frames: int) -> list[Image.Image]:
+    """At most `frames` pictures of a film, evenly spread over it, first and last among them.
+
+    Two passes, so that a long film never lies in memory. Raises FileNotFoundError, ValueError for a file that holds
+    no film, ModuleNotFoundError without PyAV.
+    """
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Films are read with PyAV: run `pip install av`, then try again.") from error
+    from .films import sample
+
+    try:
+        with av.open(str(file)) as film:
+            count = sum(1 for _ in film.decode(video=0))
+        wanted = set(sample(count, frames))
+        with av.open(str(file)) as film:
+            return [picture.to_image() for i, picture in enumerate(film.decode(video=0)) if i in wanted]
+    except (av.error.FFmpegError, IndexError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(f"There is no film {str(file)!r}.") from error
+        raise ValueError(f"{str(file)!r} is not a film that can be read. Give an mp4 or avi file.") from error
 
 
 def to_tensor(picture: Any, size: int) -> Tensor:
