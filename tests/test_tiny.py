@@ -18,30 +18,35 @@ def tiny():
     return clip.load_clip("tiny")
 
 
-@pytest.fixture(scope="module")
-def probe():
-    return json.loads((ROOT / "book" / "records" / "probe.json").read_text())
+@pytest.fixture(scope="module", params=["tiny", "tiny-rn"])
+def shipped(request):
+    """Each of the two models that ship, with what the probe found."""
+    return clip.load_clip(request.param), json.loads(probe_clip.RECORDS[request.param].read_text())
 
 
-def test_card_tells_how_it_was_made(tiny):
-    card = tiny.card
+def test_card_tells_how_it_was_made(shipped):
+    card = shipped[0].card
     assert card["toyworld_version"] == toyworld.VERSION and card["generator_hash"] == toyworld.generator_hash()
-    assert card["images"] >= 1_000_000 and card["seed"] == 0 and card["minutes"] > 0
+    assert card["images"] >= 500_000 and card["seed"] == 0 and card["minutes"] > 0
     losses = [row[1] for row in card["curve"]]
     assert losses[0] > 1.5 * losses[-1], "the curve over pictures seen is in the card"
 
 
-def test_image_tower_is_small(tiny):
+def test_image_towers_are_small_and_of_two_kinds(tiny):
+    other = clip.load_clip("tiny-rn")
     assert tiny.config.is_vit and sum(p.numel() for p in tiny.visual.parameters()) <= 1_500_000
+    assert not other.config.is_vit and sum(p.numel() for p in other.visual.parameters()) <= 1_500_000
+    assert other.config.image_size == 128 and other.encode_image(torch.rand(2, 3, 128, 128)).shape == (2, 128)
 
 
-def test_open_clip_gives_the_same_embeddings(tiny, tmp_path):
+def test_open_clip_gives_the_same_embeddings(shipped, tmp_path):
     import open_clip
 
+    tiny = shipped[0]
     config = clip.export_open_clip(tiny, tmp_path / "full.safetensors")
     other = open_clip.model.CLIP(**config).eval()
     other.load_state_dict(load_file(tmp_path / "full.safetensors"))
-    images = toyworld.singles(8, seed=1)["images"]
+    images = toyworld.singles(8, seed=1, size=tiny.config.image_size)["images"]
     ids = clip.tokenize(toyworld.scenes(8, seed=1)["captions"], tiny.config.context_length)
     with torch.no_grad():
         torch.testing.assert_close(other.encode_image(tiny.standardise(images), normalize=True),
@@ -49,22 +54,24 @@ def test_open_clip_gives_the_same_embeddings(tiny, tmp_path):
         torch.testing.assert_close(other.encode_text(ids, normalize=True), tiny.encode_text(ids), atol=1e-5, rtol=0)
 
 
-def test_every_prompt_of_the_course_is_known(tiny, recwarn):
+def test_every_prompt_of_the_course_is_known(shipped, recwarn):
     for prompts in grammar.PROMPTS.values():
-        tiny.encode_text(list(prompts))
+        shipped[0].encode_text(list(prompts))
     assert not [w for w in recwarn if issubclass(w.category, clip.UntrainedTokenWarning)]
 
 
-def test_probe_page_is_of_this_model(tiny, probe):
+def test_probe_page_is_of_these_models(shipped):
     """The stored figures are measured again on fewer pictures: they must agree within sampling error."""
+    model, probe = shipped
     names = eval_clip.pool_names(None)
-    again = eval_clip.naming(tiny, names, n=250, floor=False)
+    again = eval_clip.naming(model, names, n=250, floor=False)
     for style, row in probe[f"Names, {len(names)} candidates"].items():
         assert abs(again[style]["top1"] - row["top1"]) < 0.12, style
-    assert f"{tiny.card['images']:,} pictures" in (ROOT / "book" / "probe.md").read_text()
+    assert f"{model.card['images']:,} pictures" in (ROOT / "book" / "probe.md").read_text()
 
 
-def test_what_it_knows_beats_its_controls(probe):
+def test_what_it_knows_beats_its_controls(shipped):
+    probe = shipped[1]
     names = next(rows for head, rows in probe.items() if head.startswith("Names"))
     for style, row in names.items():
         assert row["top1"] > 2 * row["pixels_top1"] and row["top5"] > row["pixels_top5"], style

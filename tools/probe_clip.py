@@ -2,8 +2,8 @@
 
     python tools/probe_clip.py [checkpoint] [--names 120] [--n 500] [--page]
 
-`--page` writes book/probe.md and book/records/probe.json (for the shipped model); `--short NAME` measures a short run
-and puts it into book/records/short_runs.json, which the page shows beside it.
+`--page` writes book/records/probe.json (or probe_tiny-rn.json, for the other shipped model) and book/probe.md from
+both; `--short NAME` measures a short run and puts it into book/records/short_runs.json, which the page shows beside it.
 """
 
 import argparse
@@ -22,9 +22,11 @@ from clipnotes.clip import CLIP, load_clip
 from clipnotes.metrics import topk_accuracy
 from clipnotes.prompts import class_embeddings
 from tools.eval_clip import SEED, evaluate, image_embeddings, name_scores, naming, pool_names, show
+from tools.notebooks import write_json
 
 BOOK = Path(__file__).parent.parent / "book"
 SHORT = BOOK / "records" / "short_runs.json"
+RECORDS = {"tiny": BOOK / "records" / "probe.json", "tiny-rn": BOOK / "records" / "probe_tiny-rn.json"}
 
 
 @torch.no_grad()
@@ -104,28 +106,44 @@ def table(rows: dict) -> list[str]:
     return [*lines, ""]
 
 
-def markdown(tables: dict, card: dict) -> str:
-    """The probe page of the book."""
+def cost(card: dict) -> str:
+    return f"{card['images']:,} pictures in {card['minutes']:.0f} minutes on two CPU cores, shared with other work"
+
+
+def markdown() -> str:
+    """The probe page of the book, from the records of both models."""
+    cards = {name: load_clip(name).card for name in RECORDS}
+    found = {name: json.loads(path.read_text()) for name, path in RECORDS.items() if path.exists()}
     lines = ["# What the tiny CLIP knows", "",
              "Every later chapter asks the tiny CLIP for something. This page, written by `tools/probe_clip.py`, says "
              "what it can give, each figure beside its control: chance, the majority class, the nearest picture in "
              "pixels, a name that is not in the picture. All are shares of one, n says of how many.", "",
-             f"The model has seen {card['images']:,} pictures in {card['minutes']:.0f} minutes on two CPU cores, "
-             f"shared with other work (seed {card['seed']}; one run, one seed). How far seeds differ is shown by the "
-             "short runs below, and by the three small towers of each kind in chapter 1, section *Look inside*.", ""]
-    for head, rows in tables.items():
+             f"The model has seen {cost(cards['tiny'])} (seed {cards['tiny']['seed']}; one run, one seed). How far "
+             "seeds differ is shown by the short runs below, and by the three small towers of each kind in chapter 1, "
+             "section *Look inside*.", ""]
+    for head, rows in found["tiny"].items():
         lines += [f"## {head}", "", *table(rows)]
     if SHORT.exists():
         lines += ["## Short runs", "", "The same program with a tenth of the budget and 120 names: how far seeds "
                   "differ, and the class token against the mean over patches.", "",
                   *table(json.loads(SHORT.read_text()))]
-    return "\n".join(lines + learning(card))
+    lines += ["## The curve", "", *learning(cards["tiny"])]
+    if "tiny-rn" in found:
+        lines += ["## The other one: tiny-rn", "",
+                  "A small ModifiedResNet with attention pooling, for what papers did with ResNets: chapters 7, 10, 13."
+                  f" The same program, captions and loss; it has seen {cost(cards['tiny-rn'])} (seed "
+                  f"{cards['tiny-rn']['seed']}; one run, one seed), at last at 128 px. Pictures of 64 px are enlarged "
+                  "for it.", ""]
+        for head, rows in found["tiny-rn"].items():
+            lines += [f"### tiny-rn: {head}", "", *table(rows)]
+        lines += ["### tiny-rn: The curve", "", *learning(cards["tiny-rn"])]
+    return "\n".join(lines)
 
 
 def learning(card: dict) -> list[str]:
     """The curve over pictures seen, about a dozen points, and what was changed on the way."""
     curve = card["curve"]
-    lines = ["## The curve", "", "Means over the minute before, on the pictures of training: the loss of a batch of "
+    lines = ["Means over the minute before, on the pictures of training: the loss of a batch of "
              f"{card['batch']} pairs, and how often a picture finds its own caption in its half of the batch.", "",
              "| pictures seen | loss | in-batch top-1 |", "|---|---|---|"]
     picked = sorted({round(i * (len(curve) - 1) / 13) for i in range(14)})
@@ -158,9 +176,8 @@ def main() -> None:
     for head, rows in tables.items():
         show(rows, head)
     if args.page:
-        (BOOK / "records").mkdir(exist_ok=True)
-        (BOOK / "records" / "probe.json").write_text(json.dumps(tables, indent=1) + "\n")
-        (BOOK / "probe.md").write_text(markdown(tables, model.card))
+        write_json(RECORDS[args.checkpoint], tables)
+        (BOOK / "probe.md").write_text(markdown())
 
 
 if __name__ == "__main__":
