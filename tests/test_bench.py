@@ -41,6 +41,17 @@ def test_the_tokenizers_agree_and_are_timed(monkeypatch):
     assert result["ours_s"] > 0 and result["reference_s"] > 0
 
 
+def test_the_temporal_modules_of_chapter_9_are_timed():
+    found = bench.actionclip(2, 1)
+    assert len(found) == 3 * 7 and all(r["per_second"] > 0 and r["unit"] == "films" for r in found.values())
+
+
+def test_both_rasterisers_are_timed():
+    found = bench.strokes(sides=(16, 24), numbers=(2, 3), turns=1)
+    assert len(found) == 6 and all(result["ours_s"] > 0 and result["reference_s"] > 0 for result in found.values())
+    assert found["3 strokes on 24 px against 16 px, with the same ink"]["at_most"] == 2
+
+
 def test_an_unknown_part_is_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["bench.py", "gpu"])
     with pytest.raises(SystemExit):

@@ -137,8 +137,10 @@ def test_the_library_passes_parity(name, capsys, records):
 
 
 def test_every_official_file_is_compared():
-    """Here, where the library holds the component; else in its chapter's own tests."""
-    chapters = "".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("test_chapter_*.py"))
+    """Here, where the library holds the component; else in the tests of its chapter or module."""
+    here = Path(__file__).parent
+    tests = [*here.glob("test_chapter_*.py"), here / "test_strokes.py"]
+    chapters = "".join(path.read_text("utf-8") for path in tests)
     assert set(RIGHT) <= set(check._CAUSES)
     assert all(name in RIGHT or f'"{name}"' in chapters for name in check._CAUSES)
 
