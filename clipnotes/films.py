@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import toyworld
 from .grammar import COUNTS, TINTS, article, concepts, countable, plural
+from .temporal import backwards
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,7 @@ def _frame(canvas: Tensor, tiles: list[Tensor], path: dict, event: Tensor, t: in
 
 def reverse(batch: dict) -> dict:
     """The same films run backwards, with the events and captions that they then show."""
-    length = batch["mask"].sum(1, keepdim=True)
-    order = torch.arange(batch["mask"].shape[1]).expand_as(batch["mask"])
-    order = torch.where(order < length, length - 1 - order, order)
-    pictures = batch["frames"].gather(1, order.view(*order.shape, 1, 1, 1).expand_as(batch["frames"]))
+    pictures = backwards(batch["frames"], batch["mask"])
     event = torch.tensor([_NAMES.index(EVENTS[_NAMES[e]].reverse) for e in batch["events"].tolist()])
     said = [caption(_NAMES[e], a, b) for e, a, b in
             zip(event.tolist(), batch["labels"].tolist(), batch["others"].tolist(), strict=True)]

@@ -112,7 +112,7 @@ def pieces_of(curves: Tensor, length: float) -> tuple[Tensor, Tensor, Tensor]:
     Returns for each piece the number of its curve, the t at which it begins and the t at which it ends.
     """
     fastest = 3 * curves.diff(dim=1).norm(dim=-1).amax(1)  # |B'(t)| is never larger
-    count = (fastest / length).ceil().clamp(min=4).long()  # then a piece bulges by length / 8 at most
+    count = (fastest / length).ceil().clamp(min=8).long()  # from 4 on, a piece bulges by length / 8 at most
     most = max(count.tolist(), default=0)
     curve, place = (torch.arange(most, device=curves.device) < count[:, None]).nonzero().unbind(-1)
     step = (1 / count.to(curves.dtype)).index_select(0, curve)

@@ -52,6 +52,11 @@ def test_both_rasterisers_are_timed():
     assert found["3 strokes on 24 px against 16 px, with the same ink"]["at_most"] == 2
 
 
+def test_the_heads_of_chapter_8_are_timed():
+    found = bench.clip4clip(2, 1)
+    assert len(found) == 3 * 4 + 2 and all(r["per_second"] > 0 and r["unit"] == "films" for r in found.values())
+
+
 def test_an_unknown_part_is_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["bench.py", "gpu"])
     with pytest.raises(SystemExit):

@@ -36,10 +36,12 @@ def some(chapter):
 
 
 def test_parity_with_the_release(chapter):
-    for name, candidate in {"kl_loss": chapter.kl_loss, "shift": chapter.shift_tokens, "transf": chapter.Transf,
-                            "lstm": chapter.LSTM, "conv1d": chapter.Conv1D,
-                            "conv1d_released": chapter.Conv1DReleased}.items():
-        assert check.parity(f"actionclip.{name}", candidate) <= 1e-5, name
+    for name, candidate in {
+        "actionclip.kl_loss": chapter.kl_loss, "actionclip.shift": chapter.shift_tokens,
+        "actionclip.transf": chapter.Transf, "actionclip.lstm": chapter.LSTM, "actionclip.conv1d": chapter.Conv1D,
+        "actionclip.conv1d_released": chapter.Conv1DReleased,
+    }.items():
+        assert check.parity(name, candidate) <= 1e-5, name
 
 
 def test_parity_refuses_typical_mistakes(chapter):
@@ -101,7 +103,6 @@ def test_a_shift_moves_an_eighth_each_way_and_wraps_nothing(chapter):
     assert torch.equal(moved[..., 4:], x[..., 4:])
     assert not moved[:, -1, :, :2].any() and not moved[:, 0, :, 2:4].any()
     assert torch.equal(chapter.shift(x[:, :1])[..., :4], torch.zeros(2, 1, 3, 4))  # one frame has no neighbours
-    assert torch.equal(chapter.shift(x[0, :, :1])[None].flatten(1), chapter.shift(x[:1, :, :1]).flatten(1)) is False
     for film in x[:, :, 0]:
         assert torch.equal(chapter.shift_naive(film), chapter.shift(film[None])[0])
 
@@ -143,7 +144,7 @@ def test_the_mean_head_ignores_order_exactly(chapter):
 def test_a_film_and_its_reverse_tie_for_the_mean(chapter, clip, some):
     model = chapter.ActionCLIP(clip, chapter.Mean())
     pairs = chapter.pair_accuracy(model, some[0], some[1], chapter.prompt_ids(chapter.actions()))
-    assert pairs and set(pairs.values()) == {0.5}
+    assert len(pairs) >= 3 and set(pairs.values()) == {0.5}
 
 
 def test_conv1d_mixes_time_and_only_time(chapter):
@@ -270,8 +271,8 @@ def test_the_shipped_model_and_the_record(chapter):
     record = json.loads((DATA / "ch09_actionclip.json").read_text())
     runs = {(r["study"], r["variant"], r["seed"]) for r in record["runs"]}
     assert len(runs) == len(record["runs"]) and all(r["minutes"] >= 0 and r["code"] for r in record["runs"])
-    for study, variant in (("inside", "shift"), ("inside", "none"), ("heads", "transf"), ("losses", "kl_8"),
-                           ("data", "sixteen_4"), ("new", "transf")):
+    for study, variant in (("inside", "shift"), ("inside", "none"), ("heads", "transf"), ("heads", "mean"),
+                           ("losses", "kl_8"), ("losses", "ce_8"), ("new", "transf")):
         assert {(study, variant, seed) for seed in range(3)} <= runs, (study, variant)
     model, ids = chapter.load_shift(), chapter.prompt_ids(chapter.actions())
     x, labels = chapter.lesson(60, 92_000_000 + 90_000)

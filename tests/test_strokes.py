@@ -77,6 +77,20 @@ def test_a_curve_starts_and_ends_at_its_outer_points_and_its_slope_is_the_deriva
     assert torch.allclose(bezier_slope(points[:, None], t), slope, atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [4.0, 9.0])
+def test_pieces_are_short_and_nearly_straight(length):
+    curves = torch.cat([sketch(6, 224)[0], CUSP[None], HAIRPIN[None], POINT[None]]).double()
+    curve, low, high = strokes.pieces_of(curves, length)
+    t = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, 33, dtype=torch.float64)
+    on = bezier(curves[curve][:, None], t)
+    assert on.diff(dim=1).norm(dim=-1).sum(1).max() <= length
+    straight = torch.lerp(on[:, :1], on[:, -1:], torch.linspace(0, 1, 33, dtype=torch.float64)[:, None])
+    assert (on - straight).norm(dim=-1).max() <= length / 8
+    for k in range(len(curves)):
+        assert torch.equal(low[curve == k][1:], high[curve == k][:-1])
+        assert low[curve == k][0] == 0 and high[curve == k][-1] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("angle", [0.0, 0.2, 0.785398, 1.2, 1.570796, 3.0, 4.1])
 def test_the_share_behind_an_edge_is_what_a_million_samples_say(angle):
     direction = torch.tensor([np.cos(angle), np.sin(angle)], dtype=torch.float32)
@@ -111,13 +125,13 @@ ODD = torch.stack([CUSP, HAIRPIN, POINT, BACK_AND_FORTH, DIAGONAL, DIAGONAL + 10
 
 
 @pytest.mark.parametrize(("kind", "sigma"), SOFT)
-@pytest.mark.parametrize("points", [sketch(8, 48, batch=2), ODD[None]], ids=["random", "odd"])
+@pytest.mark.parametrize("points", [sketch(3, 48, batch=2), ODD[None]], ids=["random", "odd"])
 def test_the_sparse_picture_is_the_dense_one(kind, sigma, points):
     ours, dense = (f(points.double(), 1.5, (40, 48), kind, sigma, **extra)
-                   for f, extra in ((render, {}), (render_naive, {"pieces": 1500})))
+                   for f, extra in ((render, {}), (render_naive, {"pieces": 600})))
     assert ours.shape == (len(points), 3, 40, 48)
     assert (ours - dense).abs().max() < 1e-3 and (ours - dense).abs().mean() < 5e-6
-    assert dense.min() < 0.3  # there is ink
+    assert dense.min() < 0.5  # there is ink
 
 
 def test_colours_opacities_and_widths_of_strokes_that_overlap():
@@ -215,11 +229,10 @@ def test_gradients_of_what_is_not_a_point(name):
     extra = {"colour": torch.rand(4, 3, generator=draw)} if name == "width" else {}
     loss = lambda value: total_loss(points, 32, **{key: value}, **extra)  # noqa: E731
     (gradient,) = torch.autograd.grad(loss(start), start)
+    numeric, bar = differences(loss, start.detach()) if name != "opaque" else None, 1e-4
     if name == "opaque":  # there is no opacity above 1: one-sided
-        numeric = torch.stack([(loss(start) - loss(start - 1e-6 * e)) / 1e-6 for e in torch.eye(4).double()])
-    else:
-        numeric = differences(loss, start.detach())
-    assert gradient.norm() > 0 and (gradient - numeric).norm() < 1e-4 * gradient.norm()
+        numeric, bar = torch.stack([(loss(start) - loss(start - 1e-3 * e)) / 1e-3 for e in torch.eye(4).double()]), 0.01
+    assert gradient.norm() > 0 and (gradient - numeric).norm() < bar * gradient.norm()
 
 
 @pytest.mark.parametrize("width", [0.2, 0.5, 1.5, 6.0])
@@ -255,10 +268,10 @@ def test_cusps_and_hairpins_are_drawn(points, bar, fine_bar, width):
 
 def test_no_length_is_a_dot():
     points = POINT[None, None].clone().requires_grad_()
-    image = render(points, 3.0, 40)
+    image = render(points, 3.0, 40, "area")
     assert (1 - image[0, 0]).sum().item() == pytest.approx(np.pi * 9, rel=0.02)
-    (gradient,) = torch.autograd.grad((image * torch.linspace(0, 1, 40)).sum(), points)
-    assert gradient[..., 0].sum() < -10 and torch.isfinite(gradient).all()  # to the right it hides lighter pixels
+    (gradient,) = torch.autograd.grad((image[0, 0] * torch.arange(40)).sum(), points)
+    assert gradient[..., 0].sum() == pytest.approx(-np.pi * 9, rel=0.05)  # what it hides is lighter by 1
 
 
 def test_off_the_canvas_there_is_neither_ink_nor_gradient():

@@ -46,8 +46,8 @@ VARIANTS = {
     **{f"saliency{seed}": dict(seed=seed) | TEN for seed in (1, 2)},
     **{f"random{seed}": dict(seed=seed, where="random") | TEN for seed in (0, 1, 2)},
     **{f"ground_{mask}": dict(pictures=f"ground_{mask}") | TEN for mask in ("none", "world", "lseg", "patches")},
-    "one_by_one": dict(rounds=4),
-    "priced": dict(strokes=32, price=0.01),
+    "one_by_one": dict(rounds=4) | TEN,
+    "priced": dict(strokes=32, price=0.004),
 }
 DECISIVE = ("attention_maps", "min_max", "saliency_map", "sheet_names", "portraits", "settings", "blur", "otsu", "xdog",
             "sampling", "start_strokes", "starts", "homography", "warp_grids", "seen", "read_image", "feature_losses",
