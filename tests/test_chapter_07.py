@@ -48,9 +48,9 @@ def small(chapter):
 
 
 def test_parity_with_the_release(chapter):
-    for name, candidate in {"losses": chapter.feature_losses, "saliency": chapter.saliency_map, "xdog": chapter.xdog,
-                            "sampling": chapter.sampling}.items():
-        assert check.parity(f"clipasso.{name}", candidate) <= 1e-4, name
+    for name, candidate in {"clipasso.losses": chapter.feature_losses, "clipasso.saliency": chapter.saliency_map,
+                            "clipasso.xdog": chapter.xdog, "clipasso.sampling": chapter.sampling}.items():
+        assert check.parity(name, candidate) <= 1e-4, name
     check.parity("clipasso.rasteriser", chapter.render_fine)
 
 

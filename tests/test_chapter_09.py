@@ -272,7 +272,8 @@ def test_the_shipped_model_and_the_record(chapter):
     runs = {(r["study"], r["variant"], r["seed"]) for r in record["runs"]}
     assert len(runs) == len(record["runs"]) and all(r["minutes"] >= 0 and r["code"] for r in record["runs"])
     for study, variant in (("inside", "shift"), ("inside", "none"), ("heads", "transf"), ("heads", "mean"),
-                           ("losses", "kl_8"), ("losses", "ce_8"), ("new", "transf")):
+                           ("losses", "kl_8"), ("losses", "ce_8"), ("data", "onehot_200"), ("coarse", "transf"),
+                           ("new", "transf")):
         assert {(study, variant, seed) for seed in range(3)} <= runs, (study, variant)
     model, ids = chapter.load_shift(), chapter.prompt_ids(chapter.actions())
     x, labels = chapter.lesson(60, 92_000_000 + 90_000)
