@@ -56,5 +56,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_what_ships_is_listed_by_kind():
-    assert weights.shipped("clip") == ["tiny"] and "ch02_lseg" in weights.shipped("lseg")
+    assert weights.shipped("clip") == ["tiny-rn", "tiny"] and "ch02_lseg" in weights.shipped("lseg")
     assert json.dumps(weights.shipped("nothing")) == "[]"
