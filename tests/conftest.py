@@ -11,6 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 NO_BROWSER = "no Chromium"
 
+from clipnotes.clip import load_clip  # noqa: E402
+from notebooks import defined  # noqa: E402
+
 
 def chromium() -> str | None:
     """The path of a Chromium: CHROMIUM, or the first that is installed."""
@@ -29,6 +32,18 @@ def browser_path() -> str:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+@pytest.fixture(scope="module")
+def chapter(request):
+    """What a chapter defines; `NOTEBOOK` in the test file says which chapter."""
+    return defined(request.module.NOTEBOOK)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """The tiny CLIP, frozen."""
+    return load_clip("tiny").requires_grad_(False)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -3,28 +3,16 @@
 import inspect
 import json
 from random import Random
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from clipnotes import check, grammar, toyworld  # before transformers: `import clipnotes` repairs torchvision
-from clipnotes.clip import load_clip
-from notebooks import ROOT, defined
+from notebooks import ROOT
 
 NOTEBOOK = ROOT / "chapters" / "03_groupvit.ipynb"
 DATA = ROOT / "clipnotes" / "data"
-
-
-@pytest.fixture(scope="module")
-def chapter() -> SimpleNamespace:
-    return defined(NOTEBOOK)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("tiny").requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

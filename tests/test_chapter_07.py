@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,15 +11,10 @@ import torch.nn.functional as F
 from clipnotes import check, prompts, strokes, toyworld
 from clipnotes.clip import CLIP, CLIPConfig, load_clip
 from clipnotes.weights import load_weights
-from notebooks import ROOT, defined
+from notebooks import ROOT
 
 NOTEBOOK = ROOT / "chapters" / "07_clipasso.ipynb"
 DATA = ROOT / "clipnotes" / "data"
-
-
-@pytest.fixture(scope="module")
-def chapter() -> SimpleNamespace:
-    return defined(NOTEBOOK)
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,18 @@
 """Chapter 8's own code, from the notebook: equal to the release, blind to order or not, ties, loops, records."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from clipnotes import check, films, metrics
-from clipnotes.clip import clip_loss, load_clip
+from clipnotes.clip import clip_loss
 from clipnotes.temporal import backwards, encode_films
-from notebooks import ROOT, defined
+from notebooks import ROOT
 
 NOTEBOOK = ROOT / "chapters" / "08_clip4clip.ipynb"
 DATA = ROOT / "clipnotes" / "data"
-
-
-@pytest.fixture(scope="module")
-def chapter() -> SimpleNamespace:
-    return defined(NOTEBOOK)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("tiny").requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Chapter 9's own code, from the notebook: equal to the release, order and shift as said, bad films refused."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,21 +8,11 @@ import torch.nn.functional as F
 
 from clipnotes import check, films, grammar
 from clipnotes.clip import clip_loss, load_clip
-from notebooks import ROOT, defined
+from notebooks import ROOT
 
 NOTEBOOK = ROOT / "chapters" / "09_actionclip.ipynb"
 DATA = ROOT / "clipnotes" / "data"
 HEADS = ("mean", "conv1d", "conv1d_released", "lstm", "transf")
-
-
-@pytest.fixture(scope="module")
-def chapter() -> SimpleNamespace:
-    return defined(NOTEBOOK)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip("tiny").requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
