@@ -56,6 +56,11 @@ def caption(event: str, label: int, other: int) -> str:
                                      many=f"{COUNTS[3]} {plural(name)}")
 
 
+def _captions(events: Tensor, labels: Tensor, others: Tensor) -> list[str]:
+    rows = zip(events.tolist(), labels.tolist(), others.tolist(), strict=True)
+    return [caption(_NAMES[event], label, other) for event, label, other in rows]
+
+
 def films(n: int, seed: int = 0, size: int = 64, *, frames: tuple[int, int] = (5, 8),
           events: Sequence[str] = _NAMES, styles: Sequence[str] = toyworld.TRAIN_STYLES,
           names: Sequence[str] | None = None) -> dict:
@@ -88,10 +93,8 @@ def films(n: int, seed: int = 0, size: int = 64, *, frames: tuple[int, int] = (5
     tiles += [toyworld._tint(tiles[0], torch.full((n,), list(TINTS).index(c))) for c in ("blue", "red")]
     mask = (torch.arange(most) < length.view(n, 1)).long()
     pictures = torch.stack([_frame(canvas, tiles, path, event, t, length, size) for t in range(most)], 1)
-    said = [caption(_NAMES[e], a, b) for e, a, b in
-            zip(event.tolist(), labels.tolist(), others.tolist(), strict=True)]
     return dict(frames=pictures * mask.view(n, most, 1, 1, 1), mask=mask, labels=labels, others=others, events=event,
-                captions=said)
+                captions=_captions(event, labels, others))
 
 
 def _path(g: torch.Generator, n: int, size: int) -> dict[str, Tensor]:
@@ -142,9 +145,7 @@ def reverse(batch: dict) -> dict:
     """The same films run backwards, with the events and captions that they then show."""
     pictures = backwards(batch["frames"], batch["mask"])
     event = torch.tensor([_NAMES.index(EVENTS[_NAMES[e]].reverse) for e in batch["events"].tolist()])
-    said = [caption(_NAMES[e], a, b) for e, a, b in
-            zip(event.tolist(), batch["labels"].tolist(), batch["others"].tolist(), strict=True)]
-    return batch | dict(frames=pictures, events=event, captions=said)
+    return batch | dict(frames=pictures, events=event, captions=_captions(event, batch["labels"], batch["others"]))
 
 
 def as_dataset(batch: dict):

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 import claims
+import notebooks
 import pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -215,3 +216,16 @@ def test_another_error_stops_the_run(chapter):
 def test_a_chapter_without_live_claims_needs_no_record(chapter, tmp_path):
     nbformat.write(notebook("x = 1"), chapter)
     assert claims.complaints(chapter, tmp_path) == []
+
+
+def test_runs_are_recorded_once_and_in_order(tmp_path):
+    path, order = tmp_path / "runs.json", ("b", "a")
+
+    def place(run):
+        return order.index(run["variant"]), run["seed"]
+
+    assert notebooks.recorded_runs(path) == []
+    for variant, seed, value in (("a", 1, 1), ("b", 0, 2), ("a", 0, 3), ("a", 1, 4)):
+        notebooks.record_run(path, "python x.py", dict(variant=variant, seed=seed, value=value), place)
+    assert [run["value"] for run in notebooks.recorded_runs(path)] == [2, 3, 4], "sorted; the older run is replaced"
+    assert json.loads(path.read_text())["command"] == "python x.py"

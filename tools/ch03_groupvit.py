@@ -14,7 +14,6 @@ import argparse
 import ast
 import hashlib
 import inspect
-import json
 import os
 import sys
 import time
@@ -35,7 +34,7 @@ from clipnotes import grammar, toyworld
 from clipnotes.clip import load_clip
 from clipnotes.tokenizer import tokenize
 from clipnotes.weights import save_weights, stored, toy_world
-from notebooks import ROOT, defined, read, write_json
+from notebooks import ROOT, defined, read, record_run, recorded_runs
 from tools.train_clip import log_run
 
 NOTEBOOK = ROOT / "chapters" / "03_groupvit.ipynb"
@@ -221,12 +220,9 @@ def judge(variant: str, model, clip) -> dict:
     return {k: round(float(v), 4) for k, v in row.items()}
 
 
-def record(entry: dict) -> None:
-    """Put a run into the JSON file, by way of a temporary file."""
-    content = json.loads(OUT.read_text()) if OUT.exists() else dict(command="python tools/ch03_groupvit.py", runs=[])
-    others = [r for r in content["runs"] if (r["variant"], r["seed"]) != (entry["variant"], entry["seed"])]
-    content["runs"] = sorted([*others, entry], key=lambda r: (list(VARIANTS).index(r["variant"]), r["seed"]))
-    write_json(OUT, content)
+def place(run: dict) -> tuple[int, int]:
+    """Where a run stands in the JSON file."""
+    return list(VARIANTS).index(run["variant"]), run["seed"]
 
 
 def ship(name: str, model, variant: str, seed: int) -> Path:
@@ -243,7 +239,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     BUILD.mkdir(parents=True, exist_ok=True)
-    done = {f"{r['variant']}:{r['seed']}" for r in json.loads(OUT.read_text())["runs"]} if OUT.exists() else set()
+    done = {f"{r['variant']}:{r['seed']}" for r in recorded_runs(OUT)}
     clip = load_clip("tiny").requires_grad_(False)
     for run in args.runs or [f"{v}:{seed}" for seed in range(3) for v in VARIANTS if f"{v}:{seed}" not in done]:
         variant, seed = run.split(":")
@@ -251,7 +247,7 @@ def main() -> None:
         options = VARIANTS[variant]
         row = dict(variant=variant, seed=int(seed), minutes=round(minutes, 1), code=code_hash())
         row |= {k: options[k] for k in ("names", "scenes", "images")} | judge(variant, model, clip) | dict(curve=curve)
-        record(row)
+        record_run(OUT, "python tools/ch03_groupvit.py", row, place)
         print({k: v for k, v in row.items() if k != "curve"}, flush=True)
         if run in SHIPPED:
             path = ship(SHIPPED[run], model, variant, int(seed))

@@ -32,7 +32,7 @@ from clipnotes import films
 from clipnotes.clip import CLIP, load_clip
 from clipnotes.temporal import encode_films
 from clipnotes.weights import save_weights, stored, toy_world, write
-from notebooks import ROOT, defined, read, write_json
+from notebooks import ROOT, defined, read, record_run, recorded_runs, write_json
 from tools.train_clip import log_run
 
 NOTEBOOK = ROOT / "chapters" / "08_clip4clip.ipynb"
@@ -235,12 +235,9 @@ def tidy(value):
 # ---------------------------------------------------------------- files
 
 
-def record(entry: dict) -> None:
-    """Put a run into the JSON file, by way of a temporary file."""
-    content = json.loads(OUT.read_text()) if OUT.exists() else dict(command="python tools/ch08_clip4clip.py", runs=[])
-    others = [r for r in content["runs"] if (r["variant"], r["seed"]) != (entry["variant"], entry["seed"])]
-    content["runs"] = sorted([*others, entry], key=lambda r: (list(VARIANTS).index(r["variant"]), r["seed"]))
-    write_json(OUT, content)
+def place(run: dict) -> tuple[int, int]:
+    """Where a run stands in the JSON file."""
+    return list(VARIANTS).index(run["variant"]), run["seed"]
 
 
 def learnt(head: nn.Module, clip: CLIP) -> dict[str, Tensor]:
@@ -271,7 +268,7 @@ def main() -> None:
     torch.set_num_threads(1)
     BUILD.mkdir(parents=True, exist_ok=True)
     code_hash()  # now: the notebook may change while this runs
-    done = {f"{r['variant']}:{r['seed']}" for r in json.loads(OUT.read_text())["runs"]} if OUT.exists() else set()
+    done = {f"{r['variant']}:{r['seed']}" for r in recorded_runs(OUT)}
     tiny = load_clip("tiny").requires_grad_(False)
     wanted = [f"{v}:{seed}" for seed in range(3) for v in VARIANTS if not (seed and v in ONE_SEED)]
     wanted.sort(key=lambda name: name.startswith("tight"))  # the slowest come last
@@ -280,7 +277,7 @@ def main() -> None:
             note_figure(tiny)
         variant, seed = name.split(":")
         row, head, clip = run(variant, int(seed), tiny)
-        record(row)
+        record_run(OUT, "python tools/ch08_clip4clip.py", row, place)
         done.add(name)
         print({k: v for k, v in row.items() if k != "hits"}, flush=True)
         if name in SHIPPED:

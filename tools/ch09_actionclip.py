@@ -23,6 +23,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from torch import Tensor
 from clipnotes import films, grammar, metrics
 from clipnotes.clip import CLIP, load_clip
 from clipnotes.weights import save_weights, stored, toy_world
-from notebooks import ROOT, code_cells, defined, read, write_json
+from notebooks import ROOT, code_cells, defined, read, record_run, recorded_runs, write_json
 from tools.train_clip import log_run
 
 NOTEBOOK = ROOT / "chapters" / "09_actionclip.ipynb"
@@ -68,29 +69,32 @@ def code_hash() -> str:
 # ---------------------------------------------------------------- films, once
 
 
-@cache
-def frames(split: str) -> tuple[Tensor, Tensor]:
-    """Films as bytes N×8×3×32×32 and their actions, kept under build/."""
-    path = BUILD / f"{split}.pt"
+def once(name: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """What `make` gives, made once and kept under build/."""
+    path = BUILD / f"{name}.pt"
     if not path.exists():
-        often = [e for e in films.EVENTS for _ in range(3 if e in HARD else 1)]
-        made = {"train": lambda: chapter.lesson(FILMS, TRAIN, events=often),
-                "test": lambda: chapter.lesson(TESTED, TEST),
-                "new": lambda: chapter.lesson(TESTED, NEW)}[split]()
-        torch.save(made, path.with_suffix(".tmp"))
+        torch.save(make(), path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
     return torch.load(path, weights_only=True)
+
+
+@cache
+def frames(split: str) -> tuple[Tensor, Tensor]:
+    """Films as bytes N×8×3×32×32 and their actions."""
+    often = [e for e in films.EVENTS for _ in range(3 if e in HARD else 1)]
+    return once(split, {"train": lambda: chapter.lesson(FILMS, TRAIN, events=often),
+                        "test": lambda: chapter.lesson(TESTED, TEST),
+                        "new": lambda: chapter.lesson(TESTED, NEW)}[split])
 
 
 @cache
 def vectors(split: str) -> tuple[Tensor, Tensor]:
     """The same films as frozen frame vectors N×8×128, and their actions."""
-    path = BUILD / f"{split}_vectors.pt"
-    if not path.exists():
+    def make() -> tuple[Tensor, Tensor]:
         pictures, labels = zorgle(split) if split.startswith("zorgle") else frames(split)
-        torch.save((frozen_vectors(pictures), labels), path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
-    return torch.load(path, weights_only=True)
+        return frozen_vectors(pictures), labels
+
+    return once(f"{split}_vectors", make)
 
 
 @torch.no_grad()
@@ -320,13 +324,9 @@ def figure() -> None:
     write_json(OUT, content | dict(figure=answers), indent=None)
 
 
-def record(entry: dict) -> None:
-    """Put a run into the JSON file, by way of a temporary file."""
-    content = json.loads(OUT.read_text()) if OUT.exists() else dict(command="python tools/ch09_actionclip.py", runs=[])
-    key = ("study", "variant", "seed")
-    content["runs"] = [r for r in content["runs"] if any(r[k] != entry[k] for k in key)] + [entry]
-    content["runs"].sort(key=lambda r: (list(RUNS).index(r["study"]), RUNS[r["study"]].index(r["variant"]), r["seed"]))
-    write_json(OUT, content, indent=None)
+def place(run: dict) -> tuple[int, int, int]:
+    """Where a run stands in the JSON file."""
+    return list(RUNS).index(run["study"]), RUNS[run["study"]].index(run["variant"]), run["seed"]
 
 
 def main() -> None:
@@ -336,8 +336,7 @@ def main() -> None:
     torch.set_num_threads(1)
     BUILD.mkdir(parents=True, exist_ok=True)
     every = [f"{s}:{v}:{seed}" for s in RUNS for seed in range(3) for v in RUNS[s]]
-    rows = json.loads(OUT.read_text())["runs"] if OUT.exists() else []
-    done = {f"{r['study']}:{r['variant']}:{r['seed']}" for r in rows}
+    done = {f"{r['study']}:{r['variant']}:{r['seed']}" for r in recorded_runs(OUT)}
     if given == ["figure"]:
         return figure()
     for run in given or [r for r in every if r not in done]:
@@ -346,7 +345,7 @@ def main() -> None:
         row = dict(study=study, variant=variant, seed=int(seed))
         row |= STUDIES[study](variant, int(seed))
         row |= dict(minutes=round((time.time() - started) / 60, 2), code=code_hash())
-        record(row)
+        record_run(OUT, "python tools/ch09_actionclip.py", row, place, indent=None)
         print({k: v for k, v in row.items() if k not in ("hits", "curve")}, flush=True)
 
 

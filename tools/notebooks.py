@@ -3,7 +3,7 @@
 import ast
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +42,18 @@ def write_json(path: Path, content: dict | list, indent: int | None = 1) -> None
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=indent) + "\n", "utf-8")
     os.replace(temporary, path)
+
+
+def recorded_runs(path: Path) -> list[dict]:
+    """The runs that a training program has put into its file."""
+    return json.loads(path.read_text("utf-8"))["runs"] if path.exists() else []
+
+
+def record_run(path: Path, command: str, run: dict, place: Callable[[dict], tuple], indent: int | None = 1) -> None:
+    """Put a run into a training program's file, sorted by `place`; an older run of the same place is replaced."""
+    content = json.loads(path.read_text("utf-8")) if path.exists() else dict(command=command, runs=[])
+    content["runs"] = sorted([*(r for r in content["runs"] if place(r) != place(run)), run], key=place)
+    write_json(path, content, indent)
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
