@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from clipnotes import check, prompts, strokes, toyworld
 from clipnotes.clip import CLIP, CLIPConfig, load_clip
 from clipnotes.weights import load_weights
-from notebooks import ROOT
+from notebooks import ROOT, code_cells, read
 
 NOTEBOOK = ROOT / "chapters" / "07_clipasso.ipynb"
 DATA = ROOT / "clipnotes" / "data"
@@ -196,6 +196,17 @@ def test_the_released_recipe(chapter):
     paper = chapter.released()
     assert (paper.canvas, paper.steps, paper.lr, paper.width, paper.views) == (224, 2000, 1.0, 1.5, 4)
     assert paper.weights == {"layer2": 1.0, "layer3": 1.0, "fc": 0.1}
+
+
+def test_the_full_cell_begins_where_the_release_does(chapter, clip):
+    """Where the class token looks and edges are, not anywhere; short steps; the seed decides."""
+    image = chapter.portraits(["dog"], 96)[0]
+    start = chapter.released_start(clip, image, 16, 0)
+    assert start.shape == (1, 16, 4, 2) and torch.equal(start, chapter.released_start(clip, image, 16, 0))
+    column, row = (start[0, :, 0] - 0.5).long().unbind(-1)
+    assert (chapter.xdog(image[0])[row, column] == 0).all(), "every stroke begins on an edge"
+    assert start[0].diff(dim=1).abs().max() <= 0.025 * 96 + 1e-4
+    assert "released_start" in "".join(c.source for c in code_cells(read(NOTEBOOK)) if c.id == "full-run")
 
 
 def test_live_picture_is_silent_outside_jupyter(chapter):
