@@ -56,9 +56,10 @@ def caption(event: str, label: int, other: int) -> str:
                                      many=f"{COUNTS[3]} {plural(name)}")
 
 
-def _captions(events: Tensor, labels: Tensor, others: Tensor) -> list[str]:
-    rows = zip(events.tolist(), labels.tolist(), others.tolist(), strict=True)
-    return [caption(_NAMES[event], label, other) for event, label, other in rows]
+def captions(events: Tensor, labels: Tensor, others: Tensor, backwards: bool = False) -> list[str]:
+    """The sentences of the films of a batch, from its columns of B integers; or of the same films run backwards."""
+    names = [EVENTS[_NAMES[event]].reverse if backwards else _NAMES[event] for event in events.tolist()]
+    return [caption(*film) for film in zip(names, labels.tolist(), others.tolist(), strict=True)]
 
 
 def films(n: int, seed: int = 0, size: int = 64, *, frames: tuple[int, int] = (5, 8),
@@ -94,7 +95,7 @@ def films(n: int, seed: int = 0, size: int = 64, *, frames: tuple[int, int] = (5
     mask = (torch.arange(most) < length.view(n, 1)).long()
     pictures = torch.stack([_frame(canvas, tiles, path, event, t, length, size) for t in range(most)], 1)
     return dict(frames=pictures * mask.view(n, most, 1, 1, 1), mask=mask, labels=labels, others=others, events=event,
-                captions=_captions(event, labels, others))
+                captions=captions(event, labels, others))
 
 
 def _path(g: torch.Generator, n: int, size: int) -> dict[str, Tensor]:
@@ -145,7 +146,7 @@ def reverse(batch: dict) -> dict:
     """The same films run backwards, with the events and captions that they then show."""
     pictures = backwards(batch["frames"], batch["mask"])
     event = torch.tensor([_NAMES.index(EVENTS[_NAMES[e]].reverse) for e in batch["events"].tolist()])
-    return batch | dict(frames=pictures, events=event, captions=_captions(event, batch["labels"], batch["others"]))
+    return batch | dict(frames=pictures, events=event, captions=captions(event, batch["labels"], batch["others"]))
 
 
 def as_dataset(batch: dict):

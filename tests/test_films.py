@@ -96,6 +96,8 @@ def test_captions_say_object_and_event_in_words_that_clip_knows():
     assert batch["captions"] == [films.caption(tuple(EVENTS)[e], a, b) for e, a, b in rows]
     for text, label in zip(batch["captions"], batch["labels"].tolist(), strict=True):
         assert names[label] in text and not grammar.unknown_words(text)
+    columns = (batch[k] for k in ("events", "labels", "others"))
+    assert films.captions(*columns, backwards=True) == films.reverse(batch)["captions"] != batch["captions"]
     assert films.caption("comes before", names.index("dog"), names.index("cat")) == "first a dog and then a cat"
     assert films.caption("one and then four", names.index("dog"), 0) == "one dog and then four dogs"
     assert films.caption("turns red", names.index("apple"), 0) == "a blue apple turns red"
