@@ -136,12 +136,16 @@ _RELEASES = {"clip": "openai/CLIP at d05afc4", "lseg": "isl-org/lang-seg at bb00
              "groupvit": "NVlabs/GroupViT at 13b7861",
              "clipasso": "yael-vinker/CLIPasso at 92262f7", "clipasso.rasteriser": "BachiLi/diffvg at 85802a7",
              "clip4clip": "ArrowLuo/CLIP4Clip at 508ffa3",
-             "actionclip": "sallymmx/ActionCLIP at 31c34df"}
+             "actionclip": "sallymmx/ActionCLIP at 31c34df",
+             "pointclip": "ZrrSkywalker/PointCLIP at 8656f2c",
+             **dict.fromkeys(("pointclip.v2_project", "pointclip.v2_grid"), "yangyangyang127/PointCLIP_V2 at 0b5aee8"),
+             "depthclip": "Adonis-galaxy/DepthCLIP at e247c87"}
 _SAME_FILE = {"groupvit.gumbel": "groupvit.grouping_block", "groupvit.contrastive": "groupvit.multilabel_loss",
               "clipasso.rasteriser": "rasteriser", "clipasso.saliency": "clipasso.saliency_init",
               "clipasso.xdog": "clipasso.saliency_init", "clipasso.sampling": "clipasso.saliency_init",
               "clip4clip.loss": "clip4clip.meanP",
-              "actionclip.conv1d_released": "actionclip.conv1d"}
+              "actionclip.conv1d_released": "actionclip.conv1d",
+              "pointclip.views": "pointclip.project", "pointclip.v2_grid": "pointclip.v2_project"}
 _CAUSES = {  # what is usually wrong; shown with a failure
     "actionclip.kl_loss": "the target is softmax(10 * same label) over a row; KL(target || softmax(logits)), summed "
     "over columns and averaged over rows (batchmean); the mean of both directions; the scale is the factor itself.",
@@ -153,6 +157,19 @@ _CAUSES = {  # what is usually wrong; shown with a failure
     "actionclip.conv1d": "depthwise kernel of 3 over time, so B×T×C has to be transposed; no bias; plus the frames; "
     "then the mean over time.",
     "actionclip.conv1d_released": "B×T×C is reinterpreted as B×C×T without moving a number; the result is transposed.",
+    "pointclip.views": "the transpose of Rx Ry Rz; sides (k 90, 0, 90 degrees), corners (225 or 315, -+45, 90) for ten "
+    "views, ends (0, -+90, 90) last; the translation is minus the distance along z.",
+    "pointclip.project": "subtract the translation after the rotation; x gives the row, y the column; ceil(t - 0.5), "
+    "not ceil; the harmonic mean n / sum(1/z) in a pixel; what lies beyond the canvas is dropped.",
+    "pointclip.adapter": "views times fusion_ratio only for the global vector; one batch norm a channel for all views; "
+    "a ReLU at the end of the correction; ratio times correction plus (1 - ratio) times the views as they came.",
+    "pointclip.fuse": "zero-shot: each view unit, then one behind the other; few-shot: the whole unit; the text is "
+    "repeated and then made unit, so each view counts cos / sqrt(V); weights multiply unit views.",
+    "pointclip.smooth_loss": "1 - eps for the right class, eps / (K - 1) for each other one; the mean over the batch.",
+    "pointclip.v2_grid": "centre by the bounding box, divide by half of its largest side; pixels by ceil, clipped to "
+    "[1, R - 2]; the slot is ceil of a value clipped to [1, depth - 2]; the largest value stays.",
+    "pointclip.v2_project": "window 7x7 with padding 2, blur 3x3 with padding 1 (a normalised kernel), the maximum "
+    "over depth, divided by the picture's maximum, then one minus it.",
     "clip.vit": "the class token comes first; ln_pre after the positions; x + f(LN(x)) in each block; "
     "QuickGELU, not GELU; scores divided by sqrt(width / heads); ln_post on the class token only, then proj.",
     "clip.resnet": "three stem convolutions, each with batch norm and ReLU, then an average pool; a stride "
@@ -203,6 +220,10 @@ _CAUSES = {  # what is usually wrong; shown with a failure
     "norms with eps 1e-12; QuickGELU; the blocks' output plus the frames without positions; then the mean head.",
     "clip4clip.tightTransf": "the text's token comes first; positions run over text and frames together; no token "
     "types, nothing of unit length, no factor; pooler: norm, the first token, linear, QuickGELU; then linear to one.",
+    "depthclip.head": "unit length over all channels first, then every second channel, not made unit again; 100 / "
+    "temperature times the products with unit texts; softmax over the bins; the weighted sum; no attention pool.",
+    "depthclip.errors": "the prediction stands at rows 56 to 471, columns 60 to 603; rows 45 to 470 and columns 46 to "
+    "600 count, if the truth lies between 1e-3 and 10 and the prediction above 1e-3; clamped; a picture's mean first.",
     "clip4clip.metrics": "ranks from 0; sort each row from the largest; every place that holds the right answer's "
     "score is an entry of its own, row by row.",
 }
@@ -521,6 +542,70 @@ def _actionclip_head(candidate: Any, tensors: dict[str, Tensor], config: dict[st
     return [(module(tensors["in/frames"]), tensors[f"out/video_feature{which}"])]
 
 
+def _depthclip_head(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    """candidate: (layer4 B×C×h×w, unit texts K×D, bins K, temperature) -> B×h×w. The release has layer4 as L×B×C."""
+    layer4, text_emb = tensors["in/layer4"].permute(1, 2, 0).unflatten(2, tuple(config["grid"])), tensors["in/text"].T
+    return [(candidate(layer4, text_emb, tensors[f"in/bins_{case}"], tensors[f"in/temperature_{case}"].item()),
+             tensors[f"out/depth_{case}"][:, 0], 1e-4) for case in ("released", "t1")]
+
+
+def _depthclip_errors(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    true, predicted = (tensors[f"in/{k}_div8"][:, 0].repeat_interleave(8, 1).repeat_interleave(8, 2)
+                       for k in ("gt", "pred"))
+    found = candidate(predicted, true)
+    return [(torch.as_tensor(found[k]).reshape(()), tensors[f"out/{k}"].reshape(()))
+            for k in ("abs_diff", "a1", "a2", "a3", "abs_rel", "log10", "rmse")]
+
+
+def _pointclip_views(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    pairs: Pairs = []
+    for kind in ("zs", "fs"):
+        expected = [tensors[f"out/{part}_{kind}"] for part in ("rotation", "translation")]
+        pairs += zip(candidate(len(expected[0])), expected, strict=True)
+    return pairs
+
+
+def _pointclip_project(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    pairs: Pairs = []
+    for kind in ("zs", "fs"):
+        expected = tensors[f"out/depth_{kind}"]
+        view = tensors[f"out/rotation_{kind}"], tensors[f"out/translation_{kind}"]
+        pairs.append((candidate(tensors[f"in/points_{kind}"], *view, expected.shape[-1]), expected))
+    return pairs
+
+
+def _pointclip_v2(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    rotation = tensors["out/rotation_1"] @ tensors["out/rotation_2"]
+    kept = dict(size=config["resolution"], depth=config["depth"], pool=config["maxpoolxy"],
+                sigma=config["convsigmaxy"], ratio=config["obj_ratio"], bias=config["depth_bias"])
+    return [(candidate(tensors["in/points"], rotation, *kept.values())[0], tensors["out/images"])]
+
+
+def _pointclip_v2_grid(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    rotation = (tensors["out/rotation_1"] @ tensors["out/rotation_2"])[0]
+    kept = [config[key] for key in ("resolution", "depth", "obj_ratio", "depth_bias")]
+    return [(candidate(tensors["in/points"], rotation, *kept)[0], tensors["out/grid_first_view"])]
+
+
+def _pointclip_adapter(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    named = dict(views=config["views"], channels=config["channels"], ratio=config["residual_ratio"])
+    module = _load(_build(candidate, **named), tensors, "weights/")
+    return [(module(tensors["in/view_features"]), tensors["out/adapted"])]
+
+
+def _pointclip_fuse(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    given = tensors["in/view_features"], tensors["in/text_features"], tensors["in/logit_scale"].exp()
+    cases = (("zero_shot", None, False), ("view_weighted", tensors["in/view_weights"], False), ("few_shot", None, True))
+    return [(candidate(*given, weights, together), tensors[f"out/logits_{case}"]) for case, weights, together in cases]
+
+
+def _pointclip_smooth_loss(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
+    one = [candidate(tensors["in/logits"][i : i + 1], tensors["in/labels"][i : i + 1])
+           for i in range(len(tensors["in/labels"]))]
+    return [(candidate(tensors["in/logits"], tensors["in/labels"]), tensors["out/loss"]),
+            (torch.stack([torch.as_tensor(v) for v in one]), tensors["out/loss_per_sample"])]
+
+
 def _difference(got: Any, expected: Tensor) -> float:
     """Largest difference in units of max(1, largest expected value); shapes and integers must be equal."""
     got = torch.as_tensor(got).detach().cpu()
@@ -573,6 +658,17 @@ def parity(name: str, candidate: Any) -> float | None:
     "actionclip.transf": (width, layers, heads, positions), "actionclip.lstm", "actionclip.conv1d" (over time, as meant)
     and "actionclip.conv1d_released" (axes mixed up): (width) -> module, frames B×T×width -> B×width.
 
+    "depthclip.head": (layer4 B×C×h×w, unit texts K×D, bins K, temperature) -> depth B×h×w; 1e-4 is allowed.
+    "depthclip.errors": (predicted B×416×544, true B×480×640, both in metres) -> {"abs_diff", "a1", "a2", "a3",
+    "abs_rel", "log10", "rmse"}: numbers.
+
+    "pointclip.views": (how many: 6 or 10) -> (rotations V×3×3, translations V×3). "pointclip.project": (points B×P×3,
+    rotations, translations, size) -> B×V×size×size. "pointclip.fuse": (views B×V×D, texts K×D, the factor, weights V
+    or None, whether all views are made unit as one) -> logits B×K. "pointclip.adapter": (views, channels, ratio) ->
+    module, (B·V)×C -> B×(V·C). "pointclip.smooth_loss": (logits B×K, labels B) -> loss. "pointclip.v2_grid": (points,
+    one rotation, size, depth, ratio, bias) -> B×depth×size×size. "pointclip.v2_project": (points, rotations, size,
+    depth, pool, sigma, ratio, bias) -> B×V×(size - 2)×(size - 2).
+
     A module class, an instance, or a function that builds one will do. Arguments are passed by these names,
     or in this order where a reader chose others. Weights are loaded under the release's names, strictly.
     Returns the worst difference in units of max(1, largest expected value), and prints one line: 1e-5 is
@@ -597,7 +693,12 @@ def parity(name: str, candidate: Any) -> float | None:
                "actionclip.kl_loss": _actionclip_kl_loss, "actionclip.shift": _actionclip_shift,
                **dict.fromkeys(("actionclip.transf", "actionclip.lstm"), _actionclip_head),
                "actionclip.conv1d": lambda c, t, k: _actionclip_head(c, t, k, "_permuted"),
-               "actionclip.conv1d_released": lambda c, t, k: _actionclip_head(c, t, k, "_released")}
+               "actionclip.conv1d_released": lambda c, t, k: _actionclip_head(c, t, k, "_released"),
+               "pointclip.views": _pointclip_views, "pointclip.project": _pointclip_project,
+               "pointclip.fuse": _pointclip_fuse, "pointclip.adapter": _pointclip_adapter,
+               "pointclip.smooth_loss": _pointclip_smooth_loss, "pointclip.v2_grid": _pointclip_v2_grid,
+               "pointclip.v2_project": _pointclip_v2,
+               "depthclip.head": _depthclip_head, "depthclip.errors": _depthclip_errors}
     tensors, config = golden(name)
     try:
         if candidate is None:

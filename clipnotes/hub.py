@@ -218,6 +218,52 @@ def decode(file: str | Path, frames: int) -> list[Image.Image]:
         raise ValueError(f"{str(file)!r} is not a film that can be read. Give an mp4 or avi file.") from error
 
 
+def meshes(folder: str | Path, points: int = 1024, seed: int = 0) -> "Dataset":
+    """Meshes of your own as clouds: columns points (P×3, in the unit ball, sampled by area), label, file.
+
+    The folder holds .obj files and `meshes.csv` with the columns file and class, and, if there are repeats, a column
+    same_geometry_as, which names other files, with ";" between them: of each shape only the first mesh is kept. The up
+    axis is y. Raises FileNotFoundError without such a table or a file of it, ValueError for columns that are missing or
+    a mesh without a surface, ModuleNotFoundError without trimesh.
+    """
+    import csv
+
+    from .solids import as_dataset, unit_ball
+
+    try:
+        import trimesh
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Meshes are read with trimesh: run `pip install trimesh`, then try again.") from error
+    folder = Path(folder)
+    if not (folder / "meshes.csv").is_file():
+        raise FileNotFoundError(f"There is no meshes.csv in {folder}. It names the files: columns file and class.")
+    with open(folder / "meshes.csv", newline="", encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    if not rows or not {"file", "class"} <= set(rows[0]):
+        raise ValueError(f"{folder / 'meshes.csv'} needs the columns file and class, and at least one row.")
+    rows = _distinct(rows)
+    names, found = sorted({row["class"] for row in rows}), []
+    for row in rows:
+        if not (folder / row["file"]).is_file():
+            raise FileNotFoundError(f"There is no file {row['file']!r} in {folder}, but meshes.csv names it.")
+        mesh = trimesh.load(folder / row["file"], force="mesh", skip_materials=True)
+        if not len(getattr(mesh, "faces", ())) or not mesh.area > 0:
+            raise ValueError(f"{row['file']!r} has no surface to sample points from.")
+        found.append(torch.from_numpy(np.array(trimesh.sample.sample_surface(mesh, points, seed=seed)[0])).float())
+    labels = torch.tensor([names.index(row["class"]) for row in rows])
+    data = as_dataset(dict(points=unit_ball(torch.stack(found)), labels=labels, names=names))
+    return data.add_column("file", [row["file"] for row in rows])
+
+
+def _distinct(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows of a table of meshes without those that repeat the geometry of a row before them."""
+    kept: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if kept.keys().isdisjoint((row.get("same_geometry_as") or "").split(";")):
+            kept[row["file"]] = row
+    return list(kept.values())
+
+
 def to_tensor(picture: Any, size: int) -> Tensor:
     """A PIL picture -> 3×size×size in [0, 1]: shorter side resized (bicubic), middle cut out, as CLIP."""
     picture = picture.convert("RGB")

@@ -5,6 +5,7 @@ representation: chapter 12 projects them, the renders that CLIP sees in training
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -210,3 +211,54 @@ def shade(normal_maps: torch.Tensor, light: torch.Tensor, colour: torch.Tensor) 
     coverage = normal_maps[:, 3:].clamp(0, 1)
     lit = (normal_maps[:, :3] * light[:, :, None, None]).sum(1, keepdim=True).clamp(min=0)
     return torch.cat([(0.3 + 0.7 * lit) * colour[:, :, None, None] * coverage, coverage], 1)
+
+
+# ---------------------------------------------------------------- clouds, as a scanner might give them
+
+
+def unit_ball(points: torch.Tensor) -> torch.Tensor:
+    """Clouds ... x P x 3, moved and scaled: their mean at 0, their farthest point at distance 1."""
+    points = points - points.mean(-2, keepdim=True)
+    return points / points.norm(dim=-1).amax(-1)[..., None, None].clamp(min=1e-6)
+
+
+def clouds(n: int, seed: int = 0, points: int = 1024, *, names: Sequence[str] | None = None, stretch: float = 0.3,
+           yaw: float = math.pi, tilt: float = 0.2, missing: float = 0.4, noise: float = 0.02) -> dict:
+    """n clouds whose classes go round: a dict of points and normals, n x points x 3, labels n, and the classes' names.
+
+    names: the solids to choose from (None: all). Each cloud is a solid of its own: its axes are longer or shorter by up
+    to `stretch`, it is turned about y by up to `yaw` and tilted about x by up to `tilt` (radians); up to the share
+    `missing` of its surface is gone, a ball around one of its points, or what lies behind a plane, by turns at random;
+    each point is off by `noise` (standard deviation). In the unit ball, y up, as many points as asked for. The same
+    seed gives the same solids, whatever the other options. Raises ValueError for options outside their range.
+    """
+    names = list(PARTS) if names is None else list(names)
+    if n < 1 or points < 1 or not names:
+        raise ValueError(f"{n} clouds of {points} points of {len(names)} solids: give at least one of each.")
+    if not (0 <= stretch < 1 and 0 <= missing < 1 and noise >= 0):
+        raise ValueError("stretch and missing are shares from 0 to below 1, and noise is not negative.")
+    made = []
+    for i in range(n):
+        g = torch.Generator().manual_seed(1_000_003 * (seed + 1) + i)
+        u = torch.rand(12, generator=g)  # all that makes this cloud its own, whatever the number of its points
+        p, v = sample(names[i % len(names)], math.ceil(points / (1 - missing)), seed=int(u[0] * 2**24))
+        away = torch.nn.functional.normalize(2 * u[9:] - 1, dim=0)
+        order = (p - p[(u[2] * len(p)).long()]).norm(dim=1) if u[1] < 0.5 else p @ away
+        left = order.argsort()[int(missing * u[3] * len(p)):]
+        left = left[torch.randperm(len(left), generator=g)[:points]]
+        scale = 1 + stretch * (2 * u[4:7] - 1)
+        r = turn(yaw * (2 * u[7:8] - 1), tilt * (2 * u[8:9] - 1))[0]
+        p = (p[left] * scale) @ r.mT + noise * torch.randn(points, 3, generator=g)
+        normal = torch.nn.functional.normalize(v[left] / scale, dim=1) @ r.mT
+        made.append((unit_ball(p), normal))
+    p, v = (torch.stack(side) for side in zip(*made, strict=True))
+    return dict(points=p, normals=v, labels=torch.arange(n) % len(names), names=names)
+
+
+def as_dataset(batch: dict):
+    """Clouds as a `datasets.Dataset` with the columns of the real sets: points (P x 3) and label, with its names."""
+    from datasets import Array2D, ClassLabel, Dataset, Features
+
+    shape, names = tuple(batch["points"].shape[1:]), batch["names"]
+    kinds = Features(points=Array2D(shape, "float32"), label=ClassLabel(names=names))
+    return Dataset.from_dict(dict(points=batch["points"].numpy(), label=batch["labels"].tolist()), features=kinds)

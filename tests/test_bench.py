@@ -46,6 +46,11 @@ def test_the_temporal_modules_of_chapter_9_are_timed():
     assert len(found) == 3 * 7 and all(r["per_second"] > 0 and r["unit"] == "films" for r in found.values())
 
 
+def test_the_head_of_chapter_13_is_timed():
+    found = bench.depthclip(2, 1)
+    assert len(found) == 4 and all(result["ours_s"] > 0 and result["reference_s"] > 0 for result in found.values())
+
+
 def test_both_rasterisers_are_timed():
     found = bench.strokes(sides=(16, 24), numbers=(2, 3), turns=1)
     assert len(found) == 6 and all(result["ours_s"] > 0 and result["reference_s"] > 0 for result in found.values())
@@ -55,6 +60,13 @@ def test_both_rasterisers_are_timed():
 def test_the_heads_of_chapter_8_are_timed():
     found = bench.clip4clip(2, 1)
     assert len(found) == 3 * 4 + 2 and all(r["per_second"] > 0 and r["unit"] == "films" for r in found.values())
+
+
+def test_the_projections_of_chapter_12_are_timed():
+    found = bench.pointclip((16, 64), 2, 1)
+    assert len(found) == 1 + 2 * 2 + 1 + 1
+    assert sum(r.get("unit") == "points" and r["per_second"] > 0 for r in found.values()) == 4
+    assert found["PointCLIP, 64 points against a quarter of them"]["at_most"] == 8
 
 
 def test_an_unknown_part_is_refused(monkeypatch, capsys):

@@ -309,6 +309,65 @@ def actionclip(batch: int = 16, turns: int = 3) -> dict[str, Result]:
     return found
 
 
+def depthclip(batch: int = 16, turns: int = 5) -> dict[str, Result]:
+    """Chapter 13: the head on given vectors against the image tower, and how it grows with the number of bins."""
+    from notebooks import ROOT, defined
+
+    chapter = defined(ROOT / "chapters" / "13_depthclip.ipynb")
+    torch.manual_seed(0)
+    rn, images, found = load_clip("tiny-rn").eval(), torch.rand(batch, 3, 128, 128), {}
+    vectors = chapter.patch_vectors(rn, images)
+
+    def head(count: int) -> Callable[[], torch.Tensor]:
+        text_emb, bins = torch.randn(count, vectors.shape[-1]), torch.linspace(1, 20, count)
+        return lambda: chapter.to_pixels(chapter.shares(vectors, text_emb, 100) @ bins, (128, 128))
+
+    for count in (7, 64, 512):
+        found[f"DepthCLIP, head with {count} bins against tower"] = versus(
+            head(count), lambda: chapter.patch_vectors(rn, images), turns, 0.5 if count == 7 else None)
+    found["DepthCLIP, 512 bins against 64"] = versus(head(512), head(64), turns, 16)
+    return found
+
+
+def pointclip(numbers: Sequence[int] = (256, 1024, 4096, 65536), clouds: int = 4, turns: int = 3) -> dict[str, Result]:
+    """Chapter 12: points a second of both projections, six or ten views, against the loop, and what views cost.
+
+    The loop is timed on the fewest points. The cost of a view is that of projecting and of the tiny CLIP together.
+    """
+    from notebooks import ROOT, defined
+
+    chapter = defined(ROOT / "chapters" / "12_pointclip.ipynb")
+    g, six, found = torch.Generator().manual_seed(0), chapter.views(6), {}
+    ball = torch.randn(clouds, max(numbers), 3, generator=g)
+    ball = ball / ball.norm(dim=2, keepdim=True).clamp(min=1)
+
+    def loop(points: torch.Tensor) -> None:
+        for cloud in points:
+            for rotation, translation in zip(*six, strict=True):
+                chapter.project_naive(cloud, rotation, translation, 37)
+
+    few = ball[:, : min(numbers)]
+    found[f"PointCLIP, {min(numbers)} points in six views, at once against the loop"] = versus(
+        lambda: chapter.project(few, *six, 37), lambda: loop(few), turns, 0.25)
+    for n in numbers:
+        points = ball[:, :n]
+        for name, run in (("projection", lambda p=points: chapter.project(p, *six, 37)),
+                          ("V2's projection", lambda p=points: chapter.project_v2(p, chapter.views_v2()))):
+            taken = median([seconds(run) for _ in range(turns + 1)][1:])
+            found[f"PointCLIP, {name}, clouds of {n}"] = {"per_second": clouds * n / taken, "unit": "points"}
+    most, least = ball, ball[:, : max(numbers) // 4]
+    found[f"PointCLIP, {max(numbers)} points against a quarter of them"] = versus(
+        lambda: chapter.project(most, *six, 37), lambda: chapter.project(least, *six, 37), turns, 8)
+    tiny = load_clip("tiny")
+
+    def whole(count: int) -> Callable[[], object]:
+        recipe = chapter.Recipe(count)
+        return lambda: chapter.see(tiny, recipe(few))
+
+    found["PointCLIP, from points to vectors, ten views against six"] = versus(whole(10), whole(6), turns, 2.5)
+    return found
+
+
 def strokes(sides: Sequence[int] = (64, 112, 224), numbers: Sequence[int] = (4, 16, 64), turns: int = 3,
             pieces: int = 8) -> dict[str, Result]:
     """The sparse rasteriser against the dense one, forward and backward; and that it costs as much as there is ink.
@@ -359,7 +418,8 @@ def line(name: str, result: Result) -> tuple[str, bool]:
 def main() -> int:
     parts = {"clip": clip, "tokenizer": tokenizer, "generator": generator, "imports": imports,
              "lseg": lseg, "groupvit": groupvit, "clipasso": clipasso, "clip4clip": clip4clip, "scale": scale,
-             "actionclip": actionclip, "strokes": strokes}
+             "actionclip": actionclip, "depthclip": depthclip, "pointclip": pointclip,
+             "strokes": strokes}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,0 +1,294 @@
+"""Chapter 12's recordings: PointCLIP on clouds of the toy world's solids, and on real meshes.
+
+    python tools/ch12_pointclip.py                       everything that is not recorded yet, in order
+    python tools/ch12_pointclip.py zero:v1:0             some runs, STUDY:VARIANT:SEED
+    python tools/ch12_pointclip.py figure                the maps and answers of the first figure
+
+The definitions are those of chapters/12_pointclip.ipynb. A seed decides the test clouds (50 a class), the shots and
+what is trained. Studies:
+zero      zero-shot, one view to ten: V1's maps as released, on a finer canvas, in CLIP's normalisation; V2's pictures
+words     the wording of the prompt, beside random words
+weights   view weights searched on validation clouds and, as the release does, on the test clouds, over 20 splits
+forms     render, silhouette, edges, depth maps of the same solids; nearest neighbour in pixels beside
+shots     adapter and linear probe from 1 to 16 clouds a class
+ensemble  PointNet, adapter, and both together, the share chosen on validation clouds
+why       what V2 changes, one thing at a time
+density   the number of points
+meshes    real meshes, from the folder meshes/ of CLIPNOTES_TEST_DATA; left out where that is not set
+Each run goes into clipnotes/data/ch12_pointclip.json. A program that is stopped goes on with the run it was at.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipnotes import grammar, metrics, solids
+from clipnotes.clip import load_clip
+from hygiene import bare
+from notebooks import ROOT, code_cells, defined, read, record_run, recorded_runs, write_json
+
+NOTEBOOK = ROOT / "chapters" / "12_pointclip.ipynb"
+OUT = ROOT / "clipnotes" / "data" / "ch12_pointclip.json"
+TEST, TRAIN, VALIDATION, CLASSES = 30_000, 31_000, 32_000, 22
+SIX, SHOTS = [0, 1, 2, 3, 8, 9], (1, 2, 4, 8, 16)
+RUNS = {"zero": ("v1", "v1_fine", "v1_standard", "v2"), "words": ("v1", "v2"), "weights": ("v1", "v2"),
+        "forms": ("all",), "shots": ("v1", "v2"), "ensemble": ("v1_16", "v1_64", "v2_16"), "why": ("v2",),
+        "density": ("both",), "meshes": ("both",)}
+DECIDES = ("rotations", "views", "project", "Recipe", "few_shot_recipe", "see", "class_texts", "fuse", "search_weights",
+           "ChannelNorm", "InterViewAdapter", "smooth_loss", "adapted", "fit_adapter", "views_v2", "voxels", "densify",
+           "project_v2", "PointNet", "fit_points", "edges", "forms", "wordings", "course_word", "mixed", "best_share")
+
+
+def code_hash() -> str:
+    """What decides the figures: this program and the definitions of the notebook, without docstrings of functions."""
+    parts = [bare(ast.parse(Path(__file__).read_text()))]
+    for cell in code_cells(read(NOTEBOOK)):
+        parts += [bare(node) for node in ast.parse(cell.source).body if getattr(node, "name", "") in DECIDES]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+@cache
+def tiny():
+    return load_clip("tiny").requires_grad_(False)
+
+
+@cache
+def clouds(split: int, count: int, seed: int) -> dict:
+    return solids.clouds(count * CLASSES, split + seed)
+
+
+def see(pictures: Tensor, standardise: bool) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return chapter.see(tiny(), pictures, standardise)
+
+
+def pictures(points: Tensor, variant: str) -> tuple[Tensor, bool]:
+    """The ten pictures of each cloud, and whether CLIP's normalisation belongs to them."""
+    if variant == "v2":
+        return chapter.project_v2(points, chapter.views_v2()), True
+    if variant == "few":
+        return chapter.few_shot_recipe()(points), False
+    maps = chapter.Recipe(10, 64 if variant == "v1_fine" else 37)(points)
+    return (maps / 2.6, True) if variant == "v1_standard" else (maps, False)
+
+
+@cache
+def seen(split: int, count: int, seed: int, variant: str) -> tuple[Tensor, Tensor]:
+    """View vectors B×10×D and labels B."""
+    batch = clouds(split, count, seed)
+    return see(*pictures(batch["points"], variant)), batch["labels"]
+
+
+def texts(template: str = "a grey render of {}") -> Tensor:
+    return chapter.class_texts(tiny(), list(solids.PARTS), template)
+
+
+def factor() -> float:
+    return tiny().logit_scale.exp().item()
+
+
+def right(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(1) == labels).int()
+
+
+def told(hits: Tensor) -> float:
+    return round(hits.float().mean().item(), 4)
+
+
+def string(hits: Tensor) -> str:
+    return "".join(map(str, hits.tolist()))
+
+
+# ---------------------------------------------------------------- studies
+
+
+def zero(variant: str, seed: int) -> dict:
+    view_emb, labels = seen(TEST, 50, seed, variant)
+    sides, six = ([4, 5, 6, 7], [4, 5, 6, 7, 8, 9]) if variant == "v2" else ([0, 1, 2, 3], SIX)
+    found = {name: right(chapter.fuse(view_emb[:, rows], texts(), factor()), labels) for name, rows in
+             (("one", sides[:1]), ("sides", sides), ("six", six), ("ten", list(range(10))))}
+    each = [told(right(chapter.fuse(view_emb[:, [v]], texts(), factor()), labels)) for v in range(10)]
+    return {k: told(v) for k, v in found.items()} | dict(each=each, hits={k: string(v) for k, v in found.items()})
+
+
+def words(variant: str, seed: int) -> dict:
+    view_emb, labels = seen(TEST, 50, seed, variant)
+    rows = SIX if variant == "v1" else list(range(10))
+    g = torch.Generator().manual_seed(seed)
+    pool = sorted(w for w in grammar.words() if w.isalpha() and w not in " ".join(solids.PARTS))
+    nonsense = [" ".join(pool[i] for i in torch.randint(len(pool), (3,), generator=g)) + " {}" for _ in range(20)]
+
+    def measure(template: str) -> float:
+        return told(right(chapter.fuse(view_emb[:, rows], texts(template), factor()), labels))
+
+    return dict(told={t: measure(t) for t in chapter.wordings()}, random=[measure(t) for t in nonsense])
+
+
+def weights(variant: str, seed: int) -> dict:
+    """20 splits of the test clouds: half to judge on, and validation clouds from the other half, 110 or all."""
+    view_emb, labels = seen(TEST, 50, seed, variant)
+    rows = SIX if variant == "v1" else [4, 5, 6, 7, 8, 9]
+    scores = F.normalize(view_emb[:, rows], dim=-1) @ texts().T
+    g, found, best = torch.Generator().manual_seed(seed), [], []
+    for _ in range(20):
+        order = torch.randperm(len(labels), generator=g)
+        test, rest = order[: len(order) // 2], order[len(order) // 2 :]
+        row = dict(equal=told(right(scores[test].mean(1), labels[test])))
+        for size in (110, 550):
+            for name, judge in ((f"validation_{size}", rest[:size]), (f"test_{size}", test[:size])):
+                w = chapter.search_weights(scores[judge], labels[judge])
+                on = test[:size] if name.startswith("test") else test
+                row[name] = told(right((w[:, None] * scores[on]).sum(1), labels[on]))
+                best += [w.tolist()] if name == "validation_550" else []
+        found.append(row)
+    return dict(splits=found, mean_weights=[round(v, 3) for v in torch.tensor(best).mean(0).tolist()])
+
+
+def forms(variant: str, seed: int) -> dict:
+    drawn, labels = chapter.forms(440, TEST + 100 + seed)
+    lessons, known = chapter.forms(352, TRAIN + 100 + seed)
+    found = {}
+    for name, (maps, standard) in drawn.items():
+        hits = right(see(maps[:, None], standard)[:, 0] @ texts().T, labels)
+        near = metrics.pixel_neighbour(lessons[name][0][:, None], known, maps[:, None])
+        found[name] = dict(accuracy=told(hits), neighbour=told(right(near, labels)), hits=string(hits))
+    return dict(forms=found)
+
+
+def shots(variant: str, seed: int) -> dict:
+    kind = "few" if variant == "v1" else "v2"
+    lessons, known = seen(TRAIN, 16, seed, kind)
+    view_emb, labels = seen(TEST, 20, seed, kind)
+    found = dict(shots=list(SHOTS), zero=told(right(chapter.fuse(view_emb, texts(), factor()), labels)),
+                 adapter=[], probe=[])
+    for count in SHOTS:
+        n = count * CLASSES  # the clouds go round the classes, so the first n hold `count` of each
+        adapter = chapter.fit_adapter(lessons[:n], known[:n], texts(), factor(), seed)
+        found["adapter"].append(told(right(chapter.adapted(adapter, view_emb, texts(), factor()), labels)))
+        unit = [F.normalize(v, dim=-1).flatten(1) for v in (lessons[:n], view_emb)]
+        found["probe"].append(told((metrics.linear_probe(unit[0], known[:n], unit[1]) == labels).int()))
+    return found
+
+
+def ensemble(variant: str, seed: int) -> dict:
+    """`variant`: the adapter's pictures, and how many clouds a class PointNet has; the adapter has 16."""
+    kind, many = ("few" if variant.startswith("v1") else "v2"), int(variant.split("_")[1])
+    lessons, known = seen(TRAIN, 16, seed, kind)
+    adapter = chapter.fit_adapter(lessons, known, texts(), factor(), seed)
+    school = clouds(TRAIN, many, seed)
+    net = chapter.fit_points(school["points"], school["labels"], CLASSES, seed)
+    chances = {}
+    for split, count in ((VALIDATION, 10), (TEST, 50)):
+        view_emb, labels = seen(split, count, seed, kind)
+        chances[split] = (chapter.adapted(adapter, view_emb, texts(), factor()).softmax(1),
+                          net(clouds(split, count, seed)["points"]).softmax(1), labels)
+    share = chapter.best_share(*chances[VALIDATION])
+    one, other, labels = chances[TEST]
+    found = dict(adapter=right(one, labels), pointnet=right(other, labels),
+                 both=right(chapter.mixed(one, other, share), labels))
+    return dict(share=share, hits={k: string(v) for k, v in found.items()}) | {k: told(v) for k, v in found.items()}
+
+
+def why(variant: str, seed: int) -> dict:
+    """V2's picture x, 0 empty to 1 near: holes closed or not, white or black ground, near dark or bright."""
+    batch, found = clouds(TEST, 20, seed), {}
+    for pool in (7, 1):
+        parts = []
+        for p in batch["points"].split(110):
+            grids = [chapter.voxels(p, r, 66 if pool == 7 else 64) for r in chapter.views_v2()]
+            if pool == 7:
+                parts.append(torch.stack([chapter.densify(grid) for grid in grids], 1))
+            else:  # no window, no blur: one pixel a point
+                parts.append(torch.stack([grid.amax(1) / grid.amax((1, 2, 3))[:, None, None] for grid in grids], 1))
+        x = torch.cat(parts)
+        for name, picture in {"white, near dark": 1 - x, "white, near bright": torch.where(x > 0, x, 1.0),
+                              "black, near bright": x, "black, near dark": torch.where(x > 0, 1 - 0.8 * x, 0.0),
+                              "silhouette": (x == 0).float()}.items():
+            hits = right(chapter.fuse(see(picture, True), texts(), factor()), batch["labels"])
+            found[f"{'closed' if pool == 7 else 'dots'}, {name}"] = told(hits)
+    return dict(accuracy=found)
+
+
+def density(variant: str, seed: int) -> dict:
+    numbers, found = (64, 256, 1024, 4096), dict(v1=[], v2=[])
+    for n in numbers:
+        batch = solids.clouds(10 * CLASSES, TEST + seed, n)
+        for kind, rows in (("v1", SIX), ("v2", list(range(10)))):
+            view_emb = see(*pictures(batch["points"], kind))
+            found[kind].append(told(right(chapter.fuse(view_emb[:, rows], texts(), factor()), batch["labels"])))
+    return dict(points=list(numbers)) | found
+
+
+def meshes(variant: str, seed: int) -> dict:
+    points, labels, words_of = chapter.real_clouds(Path(os.environ["CLIPNOTES_TEST_DATA"]) / "meshes", seed)
+    text_emb, found = chapter.class_texts(tiny(), words_of), {}
+    for kind, rows in (("v1", SIX), ("v2", list(range(10)))):
+        logits = chapter.fuse(see(*pictures(points, kind))[:, rows], text_emb, factor())
+        found[kind], found[f"{kind}_five"] = told(right(logits, labels)), metrics.topk_accuracy(logits, labels, 5)
+        found[f"{kind}_answers"] = logits.argmax(1).tolist()
+    return found | dict(n=len(labels), names=words_of, labels=labels.tolist(), majority=metrics.majority(labels))
+
+
+# ---------------------------------------------------------------- records
+
+
+def figure() -> None:
+    """The maps of the first figure and the answers to them go into the record."""
+    shown = []
+    for name in ("rocket", "chair"):
+        batch = solids.clouds(1, 0, names=[name])
+        maps = chapter.Recipe()(batch["points"])
+        sure, best = chapter.fuse(chapter.see(tiny(), maps), texts(), factor()).softmax(1)[0].max(0)
+        pixels = (maps[0] / 2.6 * 255).round().clamp(0, 255).byte()
+        shown.append(dict(name=name, answer=list(solids.PARTS)[best], sure=round(sure.item(), 3),
+                          maps=bytes(pixels.flatten().tolist()).hex()))
+    content = json.loads(OUT.read_text()) if OUT.exists() else dict(command="python tools/ch12_pointclip.py", runs=[])
+    write_json(OUT, content | dict(figure=shown), indent=None)
+
+
+def place(run: dict) -> tuple[int, int, int]:
+    """Where a run stands in the JSON file."""
+    return list(RUNS).index(run["study"]), RUNS[run["study"]].index(run["variant"]), run["seed"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", metavar="STUDY:VARIANT:SEED")
+    given = parser.parse_args().runs
+    torch.set_num_threads(1)
+    if given == ["figure"]:
+        return figure()
+    every = [f"{s}:{v}:{seed}" for s in RUNS for v in RUNS[s] for seed in range(5 if s == "shots" else 3)
+             if s != "meshes" or os.environ.get("CLIPNOTES_TEST_DATA")]
+    code = code_hash()  # of what was loaded, even if the notebook changes while this runs
+    done = {f"{r['study']}:{r['variant']}:{r['seed']}" for r in recorded_runs(OUT)}
+    for run in given or [r for r in every if r not in done]:
+        study, variant, seed = run.split(":")
+        started = time.time()
+        row = dict(study=study, variant=variant, seed=int(seed))
+        row |= STUDIES[study](variant, int(seed))
+        row |= dict(minutes=round((time.time() - started) / 60, 2), code=code)
+        record_run(OUT, "python tools/ch12_pointclip.py", row, place, indent=None)
+        print({k: v for k, v in row.items() if k not in ("hits", "splits", "labels")}, flush=True)
+
+
+STUDIES = dict(zero=zero, words=words, weights=weights, forms=forms, shots=shots, ensemble=ensemble, why=why,
+               density=density, meshes=meshes)
+chapter = defined(NOTEBOOK)
+
+if __name__ == "__main__":
+    main()
