@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -277,15 +278,26 @@ def test_motorcycle(chapter):
     assert rows[:60].mean() > rows[-60:].mean() + 1  # the floor comes nearer towards the lower edge
 
 
-def test_the_full_cell_runs_on_a_stand_in(chapter):
-    """The room through both sources, 13×17 patches of an RN50 with random weights, the released words and bins."""
-    chapter.space["RELEASED"] = {"giant": 1.0, "extremely close": 1.5, "close": 2.0, "not in distance": 2.25,
-                                 "a little remote": 2.5, "far": 2.75, "unseen": 3.0}
+def test_the_full_cell_runs_on_a_stand_in(chapter, monkeypatch):
+    """The cell itself, in full mode: the room through both sources, 13×17 patches of an RN50 with random weights."""
+    (cell,) = [c for c in code_cells(read(NOTEBOOK)) if c.id == "full-motorcycle"]
     torch.manual_seed(0)
-    found = chapter.room(load_clip("RN50", pretrained=None))
-    assert set(found) == {"layer4", "space"} and all(0.1 < error < 0.9 for error, _ in found.values())
-    cells = {c.id: c for c in code_cells(read(NOTEBOOK))}
-    assert "room(large)" in cells["full-motorcycle"].source and "full" in tags(cells["full-motorcycle"])
+    stand_in, asked, cards = load_clip("RN50", pretrained=None), [], []
+    stand_in.card = {"sha256": "random"}
+
+    def load(name, device):
+        asked.append((name, device))
+        return stand_in
+
+    monkeypatch.setattr(check, "card", lambda status, **facts: cards.append((status, facts["weights"])))
+    released = {"giant": 1.0, "extremely close": 1.5, "close": 2.0, "not in distance": 2.25, "a little remote": 2.5,
+                "far": 2.75, "unseen": 3.0}
+    space = dict(chapter.space) | dict(session=SimpleNamespace(mode="full", device="cpu", seed=0), load_clip=load,
+                                       RELEASED=released, clipnotes=SimpleNamespace(__version__="0"))
+    exec(compile(cell.source, "full-motorcycle", "exec"), space)
+    assert asked == [("RN50", "cpu")] and cards == [("run", "random")] and "full" in tags(cell)
+    assert set(space["answers"]) == {"layer4", "space"}
+    assert all(0.1 < error < 0.9 for error, _ in space["answers"].values())
 
 
 def test_the_record(chapter, rn):
