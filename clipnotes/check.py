@@ -576,15 +576,14 @@ def _pointclip_project(candidate: Any, tensors: dict[str, Tensor], config: dict[
 
 def _pointclip_v2(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
     rotation = tensors["out/rotation_1"] @ tensors["out/rotation_2"]
-    kept = dict(size=config["resolution"], depth=config["depth"], pool=config["maxpoolxy"],
-                sigma=config["convsigmaxy"], ratio=config["obj_ratio"], bias=config["depth_bias"])
-    return [(candidate(tensors["in/points"], rotation, *kept.values())[0], tensors["out/images"])]
+    names = ("resolution", "depth", "maxpoolxy", "convsigmaxy", "obj_ratio", "depth_bias")
+    return [(candidate(tensors["in/points"], rotation, *(config[n] for n in names))[0], tensors["out/images"])]
 
 
 def _pointclip_v2_grid(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
     rotation = (tensors["out/rotation_1"] @ tensors["out/rotation_2"])[0]
-    kept = [config[key] for key in ("resolution", "depth", "obj_ratio", "depth_bias")]
-    return [(candidate(tensors["in/points"], rotation, *kept)[0], tensors["out/grid_first_view"])]
+    names = ("resolution", "depth", "obj_ratio", "depth_bias")
+    return [(candidate(tensors["in/points"], rotation, *(config[n] for n in names))[0], tensors["out/grid_first_view"])]
 
 
 def _pointclip_adapter(candidate: Any, tensors: dict[str, Tensor], config: dict[str, Any]) -> Pairs:
