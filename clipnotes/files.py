@@ -5,9 +5,10 @@ Every writer of the project goes through `atomic_write`; who reads, changes and 
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -66,33 +67,12 @@ def _alive(pid: int) -> bool:
 def lock(path: str | Path, seconds: float = 60.0) -> Iterator[None]:
     """Hold a file against other processes while it is read, changed and written.
 
-    Raises TimeoutError where another process holds it longer than `seconds`; a lock whose owner is gone is taken.
+    The system frees it when its owner ends, however it ends. Raises TimeoutError where it is held longer than `seconds`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = path.with_name(f".{path.name}.lock")
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            handle = os.open(held, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            if time.monotonic() > until:
-                raise TimeoutError(f"{path.name} is held by another process. If none runs, remove {held}.") from None
-            _free(held)
-            time.sleep(0.01)
-            continue
-        os.write(handle, str(os.getpid()).encode())
-        os.close(handle)
-        break
     try:
-        yield
-    finally:
-        held.unlink(missing_ok=True)
-
-
-def _free(held: Path) -> None:
-    """Remove a lock whose owner is gone."""
-    with contextlib.suppress(OSError):
-        owner = held.read_text("utf-8")
-        if owner.isdigit() and not _alive(int(owner)):
-            held.unlink(missing_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=seconds):
+            yield
+    except Timeout as error:
+        raise TimeoutError(f"{path.name} is held by another process: wait for it, or end it.") from error
