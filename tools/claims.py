@@ -1,120 +1,110 @@
 """Run the live claims of the chapters under five seeds: what holds once may be luck.
 
-    python tools/claims.py                          every chapter whose record is missing or stale
+    python tools/claims.py                          every chapter whose record is missing or no longer fits
     python tools/claims.py chapters/01_clip.ipynb   only this one, whatever its record says
-    python tools/claims.py --check                  run nothing; fail where a record is missing or stale
+    python tools/claims.py --check                  run nothing; fail where a record is missing or does not fit
 
-A chapter is executed once a seed. The values go to book/records/<chapter>.claims.json together with a hash of
-the chapter's code, which makes the record stale when the code changes. A claim that fails under a seed is
-kept in the record and fails the check; any other error stops the run.
+A chapter is executed once a seed; the values go to recordings/<chapter>/seeds.json. A record fits as long as its value
+under seed 0 is the one that the notebook has stored, within a thousandth of the claim's scale: how the code reads does
+not matter. A claim that fails under a seed stays in the record and fails the check; any other error stops the run.
 """
 
 import argparse
-import ast
-import hashlib
-import json
-import re
+import math
 import sys
-import tempfile
 from pathlib import Path
 
-from nbformat import NotebookNode
+from clipnotes import records
+from clipnotes.check.claims import failure, read_register
+from notebooks import ROOT, chapters, client, code_cells, environment, read, shown
 
-from notebooks import ROOT, chapters, client, code_cells, environment, read, tags, write_json
-
-RECORDS = ROOT / "book" / "records"
 SEEDS = (0, 1, 2, 3, 4)
-# Cells that no claim can depend on: they may change without a new run.
-FREE = {"exercise", "solution", "full", "interactive", "nbval-skip"}
+TOLERANCE = 1e-3  # of a claim's scale
 
 
-def normal_form(source: str) -> str:
-    """The syntax tree of a cell without comments, spacing and magics, as text."""
-    source = re.sub(r"(?m)^\s*[%!].*$", "", source)
-    try:
-        return ast.dump(ast.parse(source))
-    except SyntaxError:
-        return source
+def scale(entry: dict, claim: dict) -> float:
+    """The size of what a claim speaks about: the largest of value, baseline and bar."""
+    sizes = [entry["value"], entry["baseline"], claim.get("low"), claim.get("high")]
+    return max([abs(size) for size in sizes if size is not None and math.isfinite(size)] or [1.0])
 
 
-def code_hash(notebook: NotebookNode) -> str:
-    """A hash of the code that claims may depend on."""
-    forms = [normal_form(c.source) for c in code_cells(notebook) if not FREE & set(tags(c))]
-    return hashlib.sha256("\n".join(forms).encode()).hexdigest()[:16]
+def same(one: float | None, other: float | None, size: float) -> bool:
+    """Are two figures equal within a thousandth of their scale?"""
+    if one is None or other is None:
+        return one is other
+    return math.isfinite(one) and abs(one - other) <= TOLERANCE * size
 
 
-def has_live_claims(notebook: NotebookNode) -> bool:
-    return any(re.search(r"""kind\s*=\s*["']live["']""", c.source) for c in code_cells(notebook))
+def live(path: Path) -> dict[str, dict]:
+    """The live claims that are registered for a chapter: id -> claim."""
+    register = path.with_suffix(".toml")
+    claims = read_register(register) if register.exists() else {}
+    return {f"{path.stem[:2]}.{name}": claim for name, claim in claims.items() if claim["kind"] == "live"}
 
 
 def run(path: Path, seed: int, timeout: int = 1200) -> dict[str, dict]:
     """Execute a chapter under a seed. Returns its live claims by id; RuntimeError for any other failure."""
     notebook = read(path)
-    with tempfile.TemporaryDirectory() as folder:
-        seeded = environment(Path(folder)) | {"CLIPNOTES_SEED": str(seed)}
-        client(notebook, path.parent, timeout, allow_errors=True).execute(env=seeded)
-        for cell in code_cells(notebook):
-            for output in cell.get("outputs", []):
-                if output.output_type == "error" and not output.evalue.startswith("claim "):
-                    raise RuntimeError(f"{path.name}, cell {cell.id}: {output.ename}: {output.evalue}")
-        record = Path(folder) / f"{path.stem}.json"
-        claims = json.loads(record.read_text("utf-8"))["claims"] if record.exists() else []
-    return {c["id"]: c for c in claims if c["kind"] == "live"}
+    client(notebook, path.parent, timeout, allow_errors=True).execute(env=environment(seed))
+    for cell in code_cells(notebook):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error" and not output.evalue.startswith("claim "):
+                raise RuntimeError(f"{path.name}, cell {cell.id}: {output.ename}: {output.evalue}")
+    return {entry["id"]: entry for entry in shown(notebook, "claim") if entry["id"] in live(path)}
 
 
 def measure(path: Path, seeds: tuple[int, ...] = SEEDS) -> dict:
-    """The record of a chapter: for each live claim its values and whether it held, one a seed."""
+    """The record of a chapter: for each live claim its values and baselines, and whether it held, one a seed."""
     runs = []
     for seed in seeds:
         print(f"{path.stem}, seed {seed}", flush=True)
         runs.append(run(path, seed))
-    ids = sorted(set().union(*runs))
-    if missing := [(i, s) for i in ids for s, found in zip(seeds, runs, strict=True) if i not in found]:
+    missing = [(id, seed) for id in live(path) for seed, found in zip(seeds, runs, strict=True) if id not in found]
+    if missing:
         raise RuntimeError(f"{path.name}: claim {missing[0][0]} was not reached under seed {missing[0][1]}.")
-    claims = {
-        i: {"values": [r[i]["value"] for r in runs], "holds": [r[i]["holds"] for r in runs]} for i in ids
-    }
-    return {"chapter": path.stem, "code": code_hash(read(path)), "seeds": list(seeds), "claims": claims}
+    claims = {id: {f"{key}s" if key != "holds" else key: [found[id][key] for found in runs]
+                   for key in ("value", "baseline", "holds")} for id in sorted(live(path))}
+    return {"seeds": list(seeds), "claims": claims}
 
 
-def complaints(path: Path, folder: Path = RECORDS) -> list[str]:
+def record_of(path: Path) -> Path:
+    return ROOT / "recordings" / path.stem / "seeds.json"
+
+
+def complaints(path: Path, stored: Path | None = None) -> list[str]:
     """What is wrong with the record of a chapter; nothing for a chapter without live claims."""
-    notebook = read(path)
-    if not has_live_claims(notebook):
-        return []
-    stored = folder / f"{path.stem}.claims.json"
+    claims, stored = live(path), stored or record_of(path)
     again = f"run: python tools/claims.py {path.parent.name}/{path.name}"
+    if not claims:
+        return []
     if not stored.exists():
         return [f"{path.stem} has live claims that were never run under seeds; {again}"]
-    record = json.loads(stored.read_text("utf-8"))
-    if record["code"] != code_hash(notebook):
-        return [f"the code of {path.stem} has changed since its claims were run under seeds; {again}"]
-    return [
-        f"{id} does not hold under seed {seed}"
-        for id, claim in record["claims"].items()
-        for seed, holds in zip(record["seeds"], claim["holds"], strict=True)
-        if not holds
-    ]
-
-
-def write(record: dict, folder: Path = RECORDS) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record['chapter']}.claims.json"
-    write_json(path, record)
+    record, found = records.read(stored), []
+    entries = {entry["id"]: entry for entry in shown(read(path), "claim")}
+    for id, claim in claims.items():
+        seeded, entry = record["claims"].get(id), entries.get(id)
+        if seeded is None or entry is None:
+            found.append(f"{id} is registered as live, but was never run" + " under seeds" * (entry is not None)
+                         + f"; {again}")
+            continue
+        if not claim.get("timing") and not same(seeded["values"][0], entry["value"], scale(entry, claim)):
+            found.append(f"{id} is {entry['value']} in the notebook and {seeded['values'][0]} in its record; {again}")
+        for seed, value, holds in zip(record["seeds"], seeded["values"], seeded["holds"], strict=True):
+            if not holds or (value is not None and failure(claim, value, None)):
+                found.append(f"{id} does not hold under seed {seed}")
+    return found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true", help="run nothing, fail where something is wrong")
     options = parser.parse_args()
     paths = [p.resolve() for p in options.paths] or chapters()
     if not options.check:
         for path in paths:
-            if has_live_claims(read(path)) and (options.paths or complaints(path)):
-                write(measure(path))
+            if live(path) and (options.paths or complaints(path)):
+                records.write(record_of(path), measure(path))
     wrong = [line for path in paths for line in complaints(path)]
     print("\n".join(wrong) or "every live claim holds under its seeds")
     return min(len(wrong), 1)

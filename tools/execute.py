@@ -4,7 +4,7 @@
     python tools/execute.py chapters/01_clip.ipynb   only these
     python tools/execute.py --skip 01_clip           all but these
 
-A notebook that raises is left as it was, and the cell is shown. Claims are recorded in book/records/.
+A notebook that raises is left as it was, and the cell is shown.
 """
 
 import argparse
@@ -33,7 +33,6 @@ from notebooks import (
     write,
 )
 
-RECORDS = ROOT / "book" / "records"
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
@@ -67,6 +66,8 @@ def plain_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
             if kept and kept[-1].output_type == "stream":
                 kept[-1].text += output.text
                 continue
+        if "metadata" in output:
+            output.metadata = from_dict({k: v for k, v in output.metadata.items() if k == "clipnotes"})
         data = output.get("data", {})
         for kind in data:
             if isinstance(data[kind], str) and (kind.startswith("text/") or kind.endswith("javascript")):
@@ -116,6 +117,17 @@ def plain_widgets(notebook: NotebookNode) -> NotebookNode:
     return from_dict(json.loads(old.sub(lambda match: numbered[match[0]], json.dumps(notebook))))
 
 
+def fold(cell: NotebookNode) -> None:
+    """A cell whose first line is `# @title Claim: ...` is folded under that title: in the book, Jupyter and Colab."""
+    title = re.match(r"# @title (.+)", cell.source)
+    if title is None or "claim" not in cell.metadata.get("tags", []):
+        return
+    tags = [*cell.metadata.tags, *({"hide-input"} - set(cell.metadata.tags))]
+    prompts = {f"code_prompt_{state}": title[1] for state in ("show", "hide")}
+    cell.metadata.update(from_dict({"tags": tags, "cellView": "form", "jupyter": {"source_hidden": True},
+                                    "mystnb": cell.metadata.get("mystnb", {}) | prompts}))
+
+
 def normalise(notebook: NotebookNode) -> NotebookNode:
     """The same notebook without anything that differs from run to run, or from machine to machine."""
     notebook = copy.deepcopy(notebook)
@@ -129,6 +141,7 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
     for number, cell in enumerate(code_cells(notebook), 1):
         cell.execution_count = number
         cell.metadata.pop("execution", None)
+        fold(cell)
         cell.outputs = plain_outputs(cell.outputs)
         for output in cell.outputs:
             if "execution_count" in output:
@@ -140,9 +153,8 @@ def execute(path: Path, timeout: int = 1200) -> float:
     """Run a notebook in its own folder and store it. Returns the seconds. Raises CellExecutionError."""
     notebook = read(path)
     notebook.metadata.pop("widgets", None)
-    records = RECORDS if path.parent.name == "chapters" else None
     started = time.monotonic()
-    client(notebook, path.parent, timeout).execute(env=environment(records))
+    client(notebook, path.parent, timeout).execute(env=environment())
     seconds = time.monotonic() - started
     write(normalise(notebook), path)
     return seconds

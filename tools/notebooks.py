@@ -1,9 +1,8 @@
 """Notebooks as files and as running programs: what execute, student, hygiene and the tests share."""
 
 import ast
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,8 @@ from types import SimpleNamespace
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from clipnotes.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "book" / "template" / "00_template.ipynb"
@@ -31,29 +32,7 @@ def read(path: Path) -> NotebookNode:
 
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook by way of a temporary file, so that an interruption leaves the old one whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    nbformat.write(notebook, temporary)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: dict | list, indent: int | None = 1) -> None:
-    """Write a record by way of a temporary file, so that an interruption leaves the old one whole."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=indent) + "\n", "utf-8")
-    os.replace(temporary, path)
-
-
-def recorded_runs(path: Path) -> list[dict]:
-    """The runs that a training program has put into its file."""
-    return json.loads(path.read_text("utf-8"))["runs"] if path.exists() else []
-
-
-def record_run(path: Path, command: str, run: dict, place: Callable[[dict], tuple], indent: int | None = 1) -> None:
-    """Put a run into a training program's file, sorted by `place`; an older run of the same place is replaced."""
-    content = json.loads(path.read_text("utf-8")) if path.exists() else dict(command=command, runs=[])
-    content["runs"] = sorted([*(r for r in content["runs"] if place(r) != place(run)), run], key=place)
-    write_json(path, content, indent)
+    atomic_write(path, nbformat.writes(notebook) + "\n")
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
@@ -70,17 +49,24 @@ def facts(cell: NotebookNode) -> dict:
     return cell.metadata.get("clipnotes", {})
 
 
+def keeps(node: ast.stmt) -> bool:
+    """Does a statement only define: an import, a function, a class, or constants in capitals?"""
+    if isinstance(node, ast.Assign):
+        names = [n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+        return bool(names) and all(name.isupper() for name in names)
+    return isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom))
+
+
 def defined(path: Path) -> SimpleNamespace:
-    """What a chapter defines: the imports, functions and classes of its cells, without running the rest.
+    """What a chapter defines: imports, functions, classes and constants (UPPER_CASE), without running the rest.
 
     The notebook is the only source of a method's code: programs and tests take it from here.
     """
     space = {"session": SimpleNamespace(mode="tiny", device="cpu", seed=0), "__name__": path.stem}
-    kept = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
     for cell in code_cells(read(path)):
         if not set(facts(cell)) & {"exercise", "check", "solution"}:
             tree = ast.parse(cell.source)
-            tree.body = [node for node in tree.body if isinstance(node, kept)]
+            tree.body = [node for node in tree.body if keeps(node)]
             exec(compile(tree, cell.id, "exec"), space)
     return SimpleNamespace(space=space, **{k: v for k, v in space.items() if not k.startswith("_")})
 
@@ -92,11 +78,17 @@ def printed(cell: NotebookNode) -> str:
     )
 
 
-def environment(records: Path | None = None) -> dict[str, str]:
-    """The kernel's environment: one thread, no progress bars, the same hashes, records where they belong."""
+def shown(notebook: NotebookNode, kind: str) -> list[dict]:
+    """What the cells' outputs carry for the pages: "claim", "parity" or "card", in the order of the notebook."""
+    return [output.metadata["clipnotes"][kind] for cell in code_cells(notebook) for output in cell.get("outputs", [])
+            if kind in output.get("metadata", {}).get("clipnotes", {})]
+
+
+def environment(seed: int = 0) -> dict[str, str]:
+    """The kernel's environment: one thread, no progress bars, the same hashes, the seed, tiny mode."""
     fixed = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "PYTHONHASHSEED": "0", "CI": "1"}
-    kept = {k: v for k, v in os.environ.items() if k not in ("CLIPNOTES_RECORDS", "CLIPNOTES_MODE")}
-    return kept | fixed | ({"CLIPNOTES_RECORDS": str(records)} if records else {})
+    kept = {k: v for k, v in os.environ.items() if k != "CLIPNOTES_MODE"}
+    return kept | fixed | {"CLIPNOTES_SEED": str(seed)}
 
 
 class Kernel:

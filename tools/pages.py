@@ -1,10 +1,10 @@
-"""Write the pages that are made from records: book/results.md, book/parity.md, book/notes_map.md.
+"""Write the pages that are made from the notebooks: book/results.md, book/parity.md, book/notes_map.md.
 
     python tools/pages.py           write them
     python tools/pages.py --check   fail where one is out of date
 
-Sources: book/records/<chapter>.json (written when a chapter is executed), <chapter>.claims.json (written by
-tools/claims.py) and book/notes_remarks.json (one entry a remark of the lecture notes).
+Sources: what the chapters' stored outputs carry (claims, parity), the registered claims (chapters/*.toml), the values
+under seeds (recordings/*/seeds.json) and book/notes_remarks.json (one entry a remark of the lecture notes).
 """
 
 import argparse
@@ -12,7 +12,13 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from claims import record_of
+from clipnotes import records
+from clipnotes.check.claims import number as digits
+from clipnotes.files import atomic_write
+from compare import register_of
+from notebooks import ROOT, chapters, read, shown
+
 BOOK = ROOT / "book"
 UNWRITTEN = "chapter not written yet"
 UNMEASURED = "not measured yet"
@@ -23,28 +29,26 @@ def read_json(path: Path) -> dict | list:
     return json.loads(path.read_text("utf-8"))
 
 
-def records(folder: Path = BOOK / "records") -> dict[str, dict]:
-    """Chapter -> its record, with the values under seeds put beside each live claim."""
+def measured(notebooks: list[Path]) -> dict[str, dict]:
+    """Chapter -> its claims (registered, measured, under seeds) and its parity, as its notebook stores them."""
     found = {}
-    for path in sorted(folder.glob("[0-9][0-9]_*.json")):
-        if path.name.endswith(".claims.json"):
-            continue
-        record = read_json(path)
-        seeded = path.with_suffix(".claims.json")
-        values = read_json(seeded)["claims"] if seeded.exists() else {}
-        for claim in record["claims"]:
-            claim["seeds"] = values.get(claim["id"])
-        found[path.stem] = record
+    for path in notebooks:
+        notebook, register = read(path), register_of(path)
+        seeded = records.read(record_of(path))["claims"] if record_of(path).exists() else {}
+        claims = [register[entry["id"].partition(".")[2]] | entry | {"seeds": seeded.get(entry["id"])}
+                  for entry in shown(notebook, "claim")]
+        found[path.stem] = dict(claims=claims, parity=_once(shown(notebook, "parity")))
     return found
+
+
+def _once(entries: list[dict]) -> list[dict]:
+    """One entry a component, by name: it may be compared in the text and again in an exercise."""
+    return [entry for _, entry in sorted({entry["id"]: entry for entry in reversed(entries)}.items())]
 
 
 def number(value: float | str | None) -> str:
     """Three digits, integers whole, nothing for nothing."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    return f"{value:.0f}" if abs(value) < 1e9 and value == int(value) else f"{value:.3g}"
+    return "" if value is None else value if isinstance(value, str) else digits(value)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -56,7 +60,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def bar(claim: dict) -> str:
-    low, high = number(claim["low"]), number(claim["high"])
+    low, high = number(claim.get("low")), number(claim.get("high"))
     if low and high:
         return low if low == high else f"{low} to {high}"
     return f"≥ {low}" if low else f"≤ {high}" if high else "beats the baseline"
@@ -73,43 +77,36 @@ def spread(claim: dict) -> str:
 def verdict(claim: dict) -> str:
     if not claim["holds"] or (claim["seeds"] and not all(claim["seeds"]["holds"])):
         return "fails"
-    return "null result" if claim["null"] else "holds"
+    return "null result" if claim.get("null") else "holds"
 
 
 def claim_row(claim: dict) -> list[str]:
-    what = claim["note"] or claim["id"].split(".", 1)[1].replace("_", " ")
-    better = " (lower is better)" if claim["lower_is_better"] else ""
-    return [
-        f"`{claim['id']}`",
-        what + better,
-        number(claim["value"]),
-        bar(claim),
-        number(claim["baseline"]),
-        spread(claim),
-        number(claim["n"]),
-        number(claim["paper"]),
-        claim["kind"],
-        verdict(claim),
-    ]
+    what = claim.get("note") or claim["id"].split(".", 1)[1].replace("_", " ")
+    what += " (lower is better)" if claim.get("lower_is_better") else ""
+    what += f" (bar changed after the value was seen: {claim['restated']})" if claim.get("restated") else ""
+    value = "differs from run to run" if claim.get("timing") else number(claim["value"])
+    return [f"`{claim['id']}`", what, value, bar(claim), number(claim["baseline"]), spread(claim), number(claim["n"]),
+            number(claim.get("paper")), claim["kind"], verdict(claim)]
 
 
 def results(found: dict[str, dict]) -> str:
     page = """# Results
 
-Every claim of the course, measured. This page is made from the records that the chapters write when executed.
+Every claim of the course, measured. This page is made from what the chapters store when they are executed, and from
+the bars in `chapters/*.toml`, which were registered before.
 
-- **here**: the measured value; **bar**: what was registered before it was run; **baseline**: what a simpler
-  method reaches on the same data.
+- **here**: the measured value; **bar**: what was registered before it was run (a bar that was changed afterwards says
+  so); **baseline**: what a simpler method reaches on the same data.
 - **spread**: the lowest and highest value under several seeds for what is trained in the notebook, otherwise
   the 95 % interval.
 - **kind**: *exact* holds by arithmetic; *live* is trained on the page; *shipped* is measured on weights that
-  come with the package; *recorded* was measured by a program in `tools/`.
+  come with the package; *recorded* was measured by a program in `recordings/`.
 - **verdict**: *null result* means that what the paper claims does not hold here. It is a result too.
 """
     head = ["claim", "what", "here", "bar", "baseline", "spread", "n", "paper", "kind", "verdict"]
-    for chapter, record in found.items():
-        if record["claims"]:
-            page += f"\n## {chapter}\n\n" + table(head, [claim_row(c) for c in record["claims"]])
+    for chapter, entries in found.items():
+        if entries["claims"]:
+            page += f"\n## {chapter}\n\n" + table(head, [claim_row(c) for c in entries["claims"]])
     return page if "\n## " in page else page + "\nNo chapter has been executed yet.\n"
 
 
@@ -117,20 +114,18 @@ def parity(found: dict[str, dict]) -> str:
     page = """# Parity
 
 Each component that the chapters build, compared with the numbers of its official release: random weights,
-single precision, on a CPU. Differences are in units of max(1, largest expected value).
+single precision, on a CPU. Differences are in units of max(1, largest expected value), and at most what the last
+column says.
 """
     rows = []
-    for chapter, record in found.items():
-        for entry in record["parity"]:
+    for chapter, entries in found.items():
+        for entry in entries["parity"]:
             oracle = entry["oracle"] or f"no oracle exists: {entry['note']}"
-            allowed = "" if entry["tolerance"] is None else f"{entry['tolerance']:.0e}"
-            worst = (
-                "" if entry["worst"] is None else f"{entry['worst']:.0e}" if entry["worst"] else "0 (exact)"
-            )
-            rows.append([f"`{entry['id']}`", chapter, oracle, allowed, worst])
+            allowed = "" if entry["tolerance"] is None else f"{entry['tolerance']:.0e}" if entry["tolerance"] else "exact"
+            rows.append([f"`{entry['id']}`", chapter, oracle, allowed])
     if not rows:
         return page + "\nNo chapter has been executed yet.\n"
-    return page + "\n" + table(["component", "chapter", "oracle", "tolerance", "worst difference"], rows)
+    return page + "\n" + table(["component", "chapter", "oracle", "at most"], rows)
 
 
 def remark_verdict(remark: dict, claims: dict[str, dict]) -> str:
@@ -148,7 +143,7 @@ def remark_verdict(remark: dict, claims: dict[str, dict]) -> str:
 def notes_map(remarks: list[dict], found: dict[str, dict]) -> str:
     # a parity entry is only written where the comparison has passed
     claims = {
-        f"{chapter[:2]}.parity": dict(value=None, null=False, seeds=None, holds=True)
+        f"{chapter[:2]}.parity": dict(value=None, seeds=None, holds=True)
         for chapter, record in found.items()
         if record["parity"]
     }
@@ -175,14 +170,10 @@ measured result of our small world, not a judgement of the paper.
 """ + table(["no.", "remark", "where", "claims", "verdict"], rows)
 
 
-def pages(folder: Path = BOOK) -> dict[str, str]:
+def pages(notebooks: list[Path] | None = None, remarks: Path = BOOK / "notes_remarks.json") -> dict[str, str]:
     """File name -> text of each generated page."""
-    found = records(folder / "records")
-    return {
-        "results.md": results(found),
-        "parity.md": parity(found),
-        "notes_map.md": notes_map(read_json(folder / "notes_remarks.json"), found),
-    }
+    found = measured(chapters() if notebooks is None else notebooks)
+    return {"results.md": results(found), "parity.md": parity(found), "notes_map.md": notes_map(read_json(remarks), found)}
 
 
 def main() -> int:
@@ -193,14 +184,10 @@ def main() -> int:
         "--check", action="store_true", help="write nothing, fail where a page is out of date"
     )
     check = parser.parse_args().check
-    old = [
-        name
-        for name, text in pages().items()
-        if not (BOOK / name).exists() or (BOOK / name).read_text("utf-8") != text
-    ]
-    if not check:
-        for name in old:
-            (BOOK / name).write_text(pages()[name], "utf-8")
+    made = pages()
+    old = [name for name in made if not (BOOK / name).exists() or (BOOK / name).read_text("utf-8") != made[name]]
+    for name in [] if check else old:
+        atomic_write(BOOK / name, made[name])
     print(f"{'out of date' if check else 'written'}: {', '.join(old) or 'nothing'}")
     return int(check and bool(old))
 

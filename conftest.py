@@ -1,0 +1,24 @@
+"""While nbval runs the notebooks, what each cell stores is compared with what it shows: see tools/compare.py."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tools"))
+# The kernels that nbval starts are those of tools/execute.py: one thread, the same hashes.
+os.environ.update({"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "PYTHONHASHSEED": "0"})
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    result = yield
+    if type(item).__name__ == "IPyNbCell":
+        import compare
+
+        found = compare.differences(item.cell, item.test_outputs, compare.register_of(item.path))
+        if found:
+            pytest.fail(f"{item.path.name}, cell {item.cell.id}: " + "; ".join(found), pytrace=False)
+    return result
