@@ -15,9 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 from nbformat import NotebookNode
 
+from clipnotes import records
+from clipnotes.check.claims import line
+from compare import register_of
 from execute import normalise
 from notebooks import (
     ROOT,
@@ -29,6 +33,7 @@ from notebooks import (
     facts,
     printed,
     read,
+    shown,
     tags,
 )
 
@@ -120,7 +125,7 @@ def words(cells: list[NotebookNode]) -> int:
     """Words of prose: without code blocks, formulas and the addresses of links."""
     text = "\n".join(prose_only(cell.source) for cell in cells if cell.cell_type == "markdown")
     text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", " formula ", text, flags=re.S)
-    text = re.sub(r"\]\([^)]*\)", "]", text)
+    text = re.sub(r"\]\([^)]*\)|<!--.*?-->", "]", text)
     return len(re.findall(r"[\w'’-]*\w", text))
 
 
@@ -146,20 +151,89 @@ def template_headings(page: Page) -> Iterator[str]:
 
 
 def lengths(page: Page) -> Iterator[str]:
-    """2,500 to 4,500 words, 35 to 70 code cells (the template is exempt)."""
+    """2,500 to 4,500 words, 50 to 160 code cells (the template is exempt)."""
     if page.is_template:
         return
     if not 2500 <= (count := words(page.prose)) <= 4500:
         yield f"has {count} words, not 2,500 to 4,500"
-    if not 35 <= len(page.code) <= 70:
-        yield f"has {len(page.code)} code cells, not 35 to 70"
+    if not 50 <= len(page.code) <= 160:
+        yield f"has {len(page.code)} code cells, not 50 to 160"
+
+
+# ---------------------------------------------------------------- one idea a cell
+
+
+def read_cells(page: Page) -> list[NotebookNode]:
+    """The code cells that are read as code: all but the quiz, which is folded data."""
+    return [cell for cell in page.code if "quiz" not in tags(cell)]
 
 
 def short_cells(page: Page) -> Iterator[str]:
-    """No code cell above 40 lines, but the quiz, which is folded."""
-    for cell in page.code:
-        if lines(cell) > 40 and "quiz" not in tags(cell):
-            yield f"cell {cell.id} has {lines(cell)} lines, at most 40 are allowed"
+    """Cells of at most 20 lines, half of them of at most 8; one class may be longer."""
+    cells = read_cells(page)
+    long = [cell for cell in cells if lines(cell) > 20]
+    classes = [cell for cell in long if [type(node) for node in ast.parse(cell.source).body] == [ast.ClassDef]]
+    for cell in long:
+        if cell not in classes[:1]:
+            yield f"cell {cell.id} has {lines(cell)} lines, at most 20 are allowed (and one longer class)"
+    if median(map(lines, cells)) > 8:
+        yield f"has code cells of {median(map(lines, cells)):.0f} lines in the median, at most 8 are allowed"
+
+
+def narrow_lines(page: Page) -> Iterator[str]:
+    """No line of code above 80 characters: a page of 1280 pixels shows it whole, and so does paper."""
+    for cell in read_cells(page):
+        if wide := [line for line in cell.source.split("\n") if len(line) > 80]:
+            yield f"cell {cell.id} has a line of {len(wide[0])} characters, at most 80 are allowed"
+
+
+def prose_between(page: Page) -> Iterator[str]:
+    """Prose before each code cell; only a check, a claim or a solution follows a code cell directly."""
+    before = None
+    for cell in page.notebook.cells:
+        follows = {"check", "claim", "solution"} & set(tags(cell))
+        if cell.cell_type == "code" and before is not None and before.cell_type == "code" and not follows:
+            yield f"cell {cell.id} follows the code cell {before.id}: say between them what comes and why"
+        before = cell
+
+
+def statements(tree: ast.AST) -> Iterator[list[ast.AST]]:
+    """What belongs to each statement itself: of a compound one only its head."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.stmt):
+            continue
+        inner = [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt)]
+        yield [part for child in inner if not isinstance(child, ast.ExceptHandler) for part in ast.walk(child)]
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def one_comprehension(page: Page) -> Iterator[str]:
+    """At most one comprehension a statement, with one `for`."""
+    for cell in read_cells(page):
+        for parts in statements(ast.parse(cell.source)):
+            found = [part for part in parts if isinstance(part, COMPREHENSIONS)]
+            if sum(len(part.generators) for part in found) > 1:
+                yield f"cell {cell.id} has a statement with more than one comprehension: {ast.unparse(found[0])[:60]}"
+
+
+LETTERS = set("ijkntbxyzqvuwghs_") | {chr(code) for code in range(ord("A"), ord("Z") + 1)}
+DIALECT = {"lesson", "lessons", "exam", "exams", "pupil", "ask", "asked", "sure", "told"}
+
+
+def names_of_the_field(page: Page) -> Iterator[str]:
+    """Letters for indices and tensors of the notation only; the field's words, no dialect."""
+    for cell in read_cells(page):
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        bound = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        bound += [n.arg for n in nodes if isinstance(n, ast.arg)]
+        bound += [n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+        for name in sorted(set(bound)):
+            if len(name) == 1 and name not in LETTERS:
+                yield f"cell {cell.id} binds {name!r}: letters are for indices and tensors of the notation"
+            if word := DIALECT & set(name.lower().split("_")):
+                yield f"cell {cell.id} binds {name!r}: write train_*, test_*, model, probs, predict, not {word.pop()!r}"
 
 
 def short_idea(page: Page) -> Iterator[str]:
@@ -291,15 +365,132 @@ def enough_assertions(page: Page) -> Iterator[str]:
         yield f"has {count} asserts and claims, at least ten are needed"
 
 
-def claims_are_tagged(page: Page) -> Iterator[str]:
-    """A cell with a claim is tagged claim, and the claim's id starts with the chapter's number."""
+def claims_in(cell: NotebookNode) -> list[str | None]:
+    """The ids of the claims that a cell makes; None where an id is not written out."""
+    calls = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
+    ids = [call.args[0] for call in calls if ast.unparse(call.func) == "check.claim"]
+    return [id.value if isinstance(id, ast.Constant) else None for id in ids]
+
+
+def claims_stand_alone(page: Page) -> Iterator[str]:
+    """A claim has a folded cell of its own, tagged claim: a title, at most ten lines, one line of output."""
+    for cell in read_cells(page):
+        found = claims_in(cell)
+        if bool(found) != ("claim" in tags(cell)):
+            yield f"cell {cell.id}: a cell that makes a claim, and no other, is tagged claim"
+        if not found:
+            continue
+        if len(found) > 1 or None in found:
+            yield f"cell {cell.id} makes {len(found)} claims: one a cell, with its id written out"
+        if not re.match(r"# @title Claim: \S", cell.source) or lines(cell) > 10:
+            yield f"cell {cell.id} must begin with '# @title Claim: ...' and have at most ten lines"
+        if len(cell.outputs) > 1:
+            yield f"cell {cell.id} shows more than its claim: tables and figures stand open before it"
+
+
+def claims_registered(page: Page) -> Iterator[str]:
+    """Each claim is registered in the chapter's .toml and each registered claim is made, once."""
+    register, number = register_of(page.path), page.path.stem[:2]
+    made = [id for cell in read_cells(page) for id in claims_in(cell) if id]
+    for id, count in Counter(made).items():
+        if id.partition(".")[0] != number or id.partition(".")[2] not in register:
+            yield f"makes the claim {id}, which {page.path.stem}.toml does not register"
+        if count > 1:
+            yield f"makes the claim {id} {count} times"
+    for name in register:
+        if f"{number}.{name}" not in made:
+            yield f"registers the claim {number}.{name}, but does not make it"
+
+
+def few_claims(page: Page) -> Iterator[str]:
+    """At most ten claims in the main line; the others stand under More measurements."""
+    main = [cell for name, cells in page.sections.items() if name != "More measurements" for cell in cells]
+    count = sum(len(claims_in(cell)) for cell in main if cell.cell_type == "code" and "quiz" not in tags(cell))
+    if count > 10:
+        yield f"makes {count} claims before and after 'More measurements', at most ten are allowed"
+
+
+def claims_printed(page: Page) -> Iterator[str]:
+    """The line that a claim shows is the one that its stored value and its registered bar make."""
+    register = register_of(page.path)
     for cell in page.code:
-        found = re.findall(r"check\.claim\(\s*\"([^\"]+)\"", cell.source)
-        if found and "claim" not in tags(cell):
-            yield f"cell {cell.id} makes a claim, but is not tagged claim"
-        for id in found:
-            if not re.fullmatch(rf"{page.path.stem[:2]}\.[a-z0-9_]+", id):
-                yield f"cell {cell.id} claims {id!r}: an id looks like {page.path.stem[:2]}.loss_falls"
+        for output in cell.outputs:
+            entry = output.get("metadata", {}).get("clipnotes", {}).get("claim")
+            claim = register.get(entry["id"].partition(".")[2]) if entry else None
+            if claim is not None and output.data.get("text/plain") != line(entry, claim):
+                yield f"cell {cell.id} shows another line than its claim gives: make execute NAME=..."
+
+
+# ---------------------------------------------------------------- numbers in prose
+
+MEASURED = ("A toy proof", "Results", "On real data", "Look inside", "More measurements")
+FIGURE = re.compile(r"(?<![\w.])([-+−]?\d[\d,]*(?:\.\d+)?)(?:\s?(%)|\s(points?)\b)?(?:\s?<!--\s*(.*?)\s*-->)?")
+# Code, formulas, addresses of links, and numbers of figures, chapters, equations and versions are no figures.
+NO_FIGURE = (r"`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|\b(figure|table|chapter|equation|section|experiment) \d+(\.\d+)*"
+             r"|\(\d+\.\d+\)|\bv\d+(\.\d+)*")
+
+
+def source_of(words: str, page: Page) -> float | None:
+    """What a source in prose stands for: "09.id", "09.id baseline", "study:variant key"; None for paper and set."""
+    name, *keys = words.split()
+    if name in ("paper", "set"):
+        return None
+    if ":" in name:
+        study, variant, *seed = name.split(":")
+        runs = records.load(page.path.stem)
+        path = [int(key) if key.isdigit() else key for key in keys]
+        if seed:
+            return float(runs.values(study, variant, *path)[runs.seeds(study, variant).index(int(seed[0]))])
+        return runs.mean(study, variant, *path)
+    entries = {entry["id"]: entry for entry in shown(page.notebook, "claim")}
+    entry = entries[name]
+    places = {"low": lambda: entry["interval"][0], "high": lambda: entry["interval"][1]}
+    key = keys[0] if keys else "value"
+    return places[key]() if key in places else float(entry[key])
+
+
+def measured_prose(page: Page) -> Iterator[str]:
+    """A share, a number of points or a decimal in prose about results names its source in a comment behind it.
+
+    `82 %<!--09.transf-->` is a claim's value, `<!--09.transf baseline-->` its baseline, low or high an end of its
+    interval, `<!--heads:transf accuracy-->` the mean of recorded runs, `<!--heads:transf:0 accuracy-->` one of them,
+    `<!--paper-->` a paper's figure, `<!--set-->` a choice, not a measurement. The number must be what its source gives.
+    """
+    for section in MEASURED:
+        for cell in page.sections.get(section, []):
+            if cell.cell_type != "markdown":
+                continue
+            text = re.sub(NO_FIGURE, " ", prose_only(cell.source), flags=re.S | re.I)
+            for figure, percent, points, source in FIGURE.findall(text):
+                measured = percent or points or "." in figure
+                if measured and not source:
+                    yield f"cell {cell.id}: {figure}{percent or points} names no source, as <!--09.transf--> behind it"
+                if source:
+                    yield from wrong_figure(cell, figure, bool(percent or points), source, page)
+
+
+def wrong_figure(cell: NotebookNode, figure: str, share: bool, source: str, page: Page) -> Iterator[str]:
+    """What is wrong with a number in prose and the source that it names."""
+    try:
+        value = source_of(source, page)
+    except (KeyError, ValueError, TypeError, IndexError, FileNotFoundError) as error:
+        yield f"cell {cell.id}: the source {source!r} of {figure} leads to nothing ({error})"
+        return
+    if value is None:
+        return
+    number, places = float(figure.replace(",", "").replace("−", "-")), len(figure.partition(".")[2])
+    gap = min(abs(abs(number) - abs(value) * factor) for factor in ((100, 1) if share else (1, 100)))
+    if gap > 0.501 * 10.0**-places:
+        yield f"cell {cell.id}: {figure} is written, its source {source} gives {value:.4g}"
+
+
+def settled_outputs(page: Page) -> Iterator[str]:
+    """No clock time and no digits of noise in a stored output: executing again changes nothing."""
+    for cell in page.code:
+        for output in cell.outputs:
+            text = output.get("text", "") or output.get("data", {}).get("text/plain", "")
+            if found := re.search(r"\d\.\d{6,}|\b\d+(\.\d+)? ?(ms|s|sec|seconds)\b(?! long| film| clip)", text):
+                yield f"cell {cell.id} shows {found[0]!r}: round at the source, and keep clock times out"
 
 
 # ---------------------------------------------------------------- figures
@@ -553,6 +744,10 @@ RULES: list[Callable[[Page], Iterator[str]]] = [
     template_headings,
     lengths,
     short_cells,
+    narrow_lines,
+    prose_between,
+    one_comprehension,
+    names_of_the_field,
     short_idea,
     short_setup,
     stored_form,
@@ -563,7 +758,12 @@ RULES: list[Callable[[Page], Iterator[str]]] = [
     stable_ids,
     no_drift,
     enough_assertions,
-    claims_are_tagged,
+    claims_stand_alone,
+    claims_registered,
+    few_claims,
+    claims_printed,
+    measured_prose,
+    settled_outputs,
     alternative_text,
     live_figure,
     plain_markdown,

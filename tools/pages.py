@@ -121,7 +121,8 @@ column says.
     for chapter, entries in found.items():
         for entry in entries["parity"]:
             oracle = entry["oracle"] or f"no oracle exists: {entry['note']}"
-            allowed = "" if entry["tolerance"] is None else f"{entry['tolerance']:.0e}" if entry["tolerance"] else "exact"
+            tolerance = entry["tolerance"]
+            allowed = "" if tolerance is None else f"{tolerance:.0e}" if tolerance else "exact"
             rows.append([f"`{entry['id']}`", chapter, oracle, allowed])
     if not rows:
         return page + "\nNo chapter has been executed yet.\n"
@@ -173,7 +174,8 @@ measured result of our small world, not a judgement of the paper.
 def pages(notebooks: list[Path] | None = None, remarks: Path = BOOK / "notes_remarks.json") -> dict[str, str]:
     """File name -> text of each generated page."""
     found = measured(chapters() if notebooks is None else notebooks)
-    return {"results.md": results(found), "parity.md": parity(found), "notes_map.md": notes_map(read_json(remarks), found)}
+    return {"results.md": results(found), "parity.md": parity(found),
+            "notes_map.md": notes_map(read_json(remarks), found)}
 
 
 def main() -> int:

@@ -27,9 +27,9 @@ DIGITS = 4  # a stored value is rounded to so many significant digits
 
 
 def rounded(value: Any, digits: int = DIGITS) -> Any:
-    """A number with so many significant digits; the same for each number of a list."""
+    """A number with so many significant digits; the same for each number of a list. Noise below 1e-6 is nothing."""
     if isinstance(value, float):
-        return float(f"{value:.{digits}g}")
+        return float(f"{value:.{digits}g}") if not abs(value) < 1e-6 else 0.0
     return [rounded(v, digits) for v in value] if isinstance(value, (list, tuple)) else value
 
 
