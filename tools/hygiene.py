@@ -426,8 +426,8 @@ def claims_printed(page: Page) -> Iterator[str]:
 MEASURED = ("A toy proof", "Results", "On real data", "Look inside", "More measurements")
 FIGURE = re.compile(r"(?<![\w.])([-+−]?\d[\d,]*(?:\.\d+)?)(?:\s?(%)|\s(points?)\b)?(?:\s?<!--\s*(.*?)\s*-->)?")
 # Code, formulas, addresses of links, and numbers of figures, chapters, equations and versions are no figures.
-NO_FIGURE = (r"`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|\b(figure|table|chapter|equation|section|experiment) \d+(\.\d+)*"
-             r"|\(\d+\.\d+\)|\bv\d+(\.\d+)*")
+NO_FIGURE = (r"`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|\(\d+\.\d+\)|\bv\d+(\.\d+)*"
+             r"|\b(figure|table|chapter|equation|section|experiment) \d+(\.\d+)*")
 
 
 def source_of(words: str, page: Page) -> float | None:
