@@ -20,114 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipnotes import _CHAPTERS
-
-KINDS = ("exact", "live", "shipped", "recorded")
-
-# ---------------------------------------------------------------- records
-
-
-def _chapter(number_or_name: str) -> str:
-    """The chapter of a number or a method: both 01 and clip belong to 01_clip."""
-    for chapter in _CHAPTERS:
-        if number_or_name in chapter.split("_", 1):
-            return chapter
-    raise ValueError(f"There is no chapter {number_or_name!r}. An id looks like '01.loss_below_ln_n'.")
-
-
-def _rounded(value: Any, digits: int = 6) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.{digits}g}")
-    return [_rounded(v, digits) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _record(chapter: str, section: str, entry: dict[str, Any]) -> None:
-    """Put one entry into the chapter's file, sorted by id, by way of a temporary file."""
-    folder = os.environ.get("CLIPNOTES_RECORDS")
-    if not folder:
-        return
-    path = Path(folder) / f"{chapter}.json"
-    content = json.loads(path.read_text("utf-8")) if path.exists() else {"claims": [], "parity": []}
-    entries = {e["id"]: e for e in content[section]}
-    before = entries.get(entry["id"], entry)
-    if section == "parity" and (before["worst"] or 0) > (entry["worst"] or 0):
-        return  # compared twice, in the text and in an exercise: the larger difference counts
-    if section == "claims" and before != entry:
-        raise ValueError(f"{entry['id']} is recorded twice with different values. Give each its own id.")
-    entries[entry["id"]] = entry
-    content[section] = [entries[key] for key in sorted(entries)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(temporary, path)
-
-
-# ---------------------------------------------------------------- claims
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) < 1e9 and value == int(value) else f"{value:.3g}"
-
-
-def _bar(low: float | None, high: float | None) -> str:
-    if low is not None and high is not None:
-        return f"from {_number(low)} to {_number(high)}"
-    if low is not None:
-        return f"at least {_number(low)}"
-    return "" if high is None else f"at most {_number(high)}"
-
-
-def _failure(value: float, low: float | None, high: float | None, baseline: float | None,
-             lower_is_better: bool, null: bool) -> str:
-    """Why the claim fails, or nothing."""
-    if not math.isfinite(value):
-        return "the value is not a finite number"
-    if (low is not None and value < low) or (high is not None and value > high):
-        return f"the claim asks for {_bar(low, high)}"
-    if baseline is not None and not null and not (value < baseline if lower_is_better else value > baseline):
-        return f"the baseline {_number(baseline)} is not beaten"
-    return ""
-
-
-def claim(id: str, value: float, low: float | None = None, high: float | None = None, *, kind: str,
-          baseline: float | None = None, paper: float | str | None = None, n: int | None = None,
-          note: str = "", interval: tuple[float, float] | None = None, lower_is_better: bool = False,
-          null: bool = False) -> None:
-    """Assert that a measured figure is as the text says, and print it in one line.
-
-    id: chapter number, dot, name: "01.loss_below_ln_n". value: a number or a tensor of one.
-    low, high: the registered bar, both ends included. kind: "exact"; "live" (trained in the notebook);
-    "shipped" (from a checkpoint); "recorded" (measured by a program in tools/).
-    baseline: what a simpler method reaches; it must be beaten: by a larger value, or with `lower_is_better`
-    by a smaller one. paper: the paper's figure, as a number or words. n: how many cases. note: what is
-    measured, in words. interval: 95 % interval of the value.
-    null=True registers a null result: what the paper claims does not hold here. The bar still has to be
-    met. Raises AssertionError where the claim fails, ValueError where it is not a claim.
-    """
-    value = float(value)
-    low, high, baseline = (v if v is None else float(v) for v in (low, high, baseline))
-    if kind not in KINDS:
-        raise ValueError(f"There is no kind {kind!r}. Write one of: {', '.join(KINDS)}.")
-    if low is None and high is None and (baseline is None or null):
-        raise ValueError(
-            f"{id} claims nothing. Give low, high or a baseline (for a null result low or high)."
-        )
-    chapter = _chapter(id.split(".")[0])
-    failure = _failure(value, low, high, baseline, lower_is_better, null)
-    entry = dict(id=id, value=value, low=low, high=high, kind=kind, baseline=baseline, paper=paper, n=n)
-    entry |= dict(note=note, interval=interval, lower_is_better=lower_is_better, null=null, holds=not failure)
-    if kind == "live":
-        entry["seed"] = int(os.environ.get("CLIPNOTES_SEED") or 0)
-    _record(chapter, "claims", {key: _rounded(v) for key, v in entry.items()})
-    facts = [_bar(low, high)] + [
-        f"{name} {_number(v) if isinstance(v, (int, float)) else v}"
-        for name, v in (("baseline", baseline), ("paper", paper), ("n", n))
-        if v is not None
-    ]
-    line = f"claim {id}: {_number(value)} ({'; '.join(filter(None, facts))})"
-    assert not failure, f"{line} fails: {failure}."
-    print(line + (" · null result: the paper's claim does not hold here" if null else " · holds"))
-
+from clipnotes.check.claims import claim, rounded, shown  # noqa: F401
 
 # ---------------------------------------------------------------- parity
 
@@ -237,7 +130,7 @@ def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import safe_open
 
     here = Path(__file__).resolve().parent
-    for folder in (here / "golden", here.parent / "tests" / "golden"):
+    for folder in (here.parent / "golden", here.parent.parent / "tests" / "golden"):
         path = folder / f"{_SAME_FILE.get(name, name).replace('.', '_')}.safetensors"
         if path.exists():
             with safe_open(path, "pt") as file:
@@ -718,20 +611,15 @@ def parity(name: str, candidate: Any) -> float | None:
     )
     method = name.split(".")[0]
     oracle = _RELEASES.get(name) or _RELEASES[method]
-    entry = dict(id=name, oracle=oracle, tolerance=tolerance, worst=_rounded(worst, 1), note="")
-    _record(_chapter(method), "parity", entry)
-    bound = "exactly" if worst == 0 else f"to {10.0 ** math.ceil(math.log10(worst)):.0e}"
-    if tolerance > 1e-5:
-        bound = f"to {worst:.1g}, where {tolerance:g} is allowed"
-    print(f"{name}: equal to the release ({bound})")
+    entry = dict(id=name, oracle=oracle, tolerance=tolerance, note="")
+    shown("parity", entry, f"{name}: equal to the release (at most {tolerance:g})")
     return worst
 
 
 def no_oracle(name: str, why: str) -> None:
     """Say that a component has no official implementation to compare with, and put it on the parity page."""
-    entry = dict(id=name, oracle=None, tolerance=None, worst=None, note=why)
-    _record(_chapter(name.split(".")[0]), "parity", entry)
-    print(f"{name}: no oracle exists ({why})")
+    entry = dict(id=name, oracle=None, tolerance=None, note=why)
+    shown("parity", entry, f"{name}: no oracle exists ({why})")
 
 
 # ---------------------------------------------------------------- exercises
