@@ -45,7 +45,7 @@ def write(path: str | Path, content: dict[str, Any]) -> None:
     content = {"digest": digest(content)} | {k: v for k, v in content.items() if k != "digest"}
     parts = []
     for key, value in content.items():
-        if isinstance(value, list) and value:
+        if isinstance(value, list) and value and isinstance(value[0], dict):
             rows = ",\n".join("  " + json.dumps(row) for row in value)
             parts.append(f" {json.dumps(key)}: [\n{rows}\n ]")
         else:

@@ -50,7 +50,108 @@ def swapped_sections(nb):
 
 
 def long_cell(nb):
-    cell(nb, "cosines").source += "\nx = 1" * 40
+    cell(nb, "cosines").source += "\nx = 1" * 20
+
+
+def all_cells_longer(nb):
+    for c in nb.cells:
+        if c.cell_type == "code" and "quiz" not in tags(c):
+            c.source += "\nx = 1" * 6
+
+
+def wide_line(nb):
+    cell(nb, "cosines").source += "  # " + "x" * 80
+
+
+def two_cells_in_a_row(nb):
+    nb.cells = [c for c in nb.cells if c.id != "cosines-naive-text"]
+
+
+def two_comprehensions(nb):
+    cell(nb, "cosines").source += "\nx = [i for i in range(3)] + [j for j in range(3)]"
+
+
+def a_comprehension_of_two_loops(nb):
+    cell(nb, "cosines").source += "\nx = [i + j for i in range(3) for j in range(3)]"
+
+
+def a_letter_for_a_thing(nb):
+    cell(nb, "cosines").source += "\np = 0.5"
+
+
+def dialect(nb):
+    cell(nb, "cosines").source += "\nlesson_images = 0"
+
+
+def a_class_in_dialect(nb):
+    cell(nb, "cosines").source += "\n\n\nclass Model:\n    def ask(self): ..."
+
+
+def two_claims_a_cell(nb):
+    cell(nb, "toy-loss-claim").source += '\ncheck.claim("00.toy_recall", 1.0)'
+
+
+def a_claim_without_a_title(nb):
+    source = cell(nb, "toy-loss-claim").source
+    cell(nb, "toy-loss-claim").source = source.partition("\n")[2]
+
+
+def a_computed_id(nb):
+    swap(nb, '"00.toy_loss"', 'f"00.toy_{1}"')
+
+
+def a_claim_beside_a_figure(nb):
+    cell(nb, "toy-loss-claim").outputs += cell(nb, "toy-curve").outputs
+
+
+def unregistered_claim(nb):
+    swap(nb, '"00.toy_loss"', '"00.toy_lost"')
+
+
+def claim_left_out(nb):
+    nb.cells = [c for c in nb.cells if c.id != "toy-loss-claim"]
+
+
+def claim_made_twice(nb):
+    nb.cells.append(copy.deepcopy(cell(nb, "toy-loss-claim")))
+
+
+def eleven_claims(nb):
+    place = nb.cells.index(cell(nb, "toy-loss-claim"))
+    nb.cells[place:place] = [copy.deepcopy(cell(nb, "toy-loss-claim")) for _ in range(9)]
+
+
+def another_printed_number(nb):
+    output = cell(nb, "toy-recall-claim").outputs[0]
+    output.data["text/plain"] = output.data["text/plain"].replace(": 1 ", ": 0.5 ").replace(": 0.9", ": 0.4")
+
+
+def another_value(nb):
+    cell(nb, "toy-recall-claim").outputs[0].metadata.clipnotes.claim.value = 0.411
+
+
+def a_number_without_source(nb):
+    cell(nb, "figure-toy").source += " It reaches 93 %."
+
+
+def a_wrong_number(nb):
+    cell(nb, "figure-toy").source += " It reaches 13 %<!--00.toy_recall-->."
+
+
+def a_source_that_is_none(nb):
+    cell(nb, "figure-toy").source += " It reaches 13 %<!--00.nothing-->."
+
+
+def a_run_that_is_none(nb):
+    cell(nb, "figure-toy").source += " It reaches 13 %<!--heads:transf accuracy-->."
+
+
+def clock_time(nb):
+    cell(nb, "cosines-check").outputs[0].text += "took 3.2 s"
+
+
+def digits_of_noise(nb):
+    cell(nb, "cosines-check").outputs[0].text += "0.10000000149"
 
 
 def long_idea(nb):
@@ -148,6 +249,10 @@ def few_assertions(nb):
 
 def untagged_claim(nb):
     first(nb, "claim").metadata.tags = []
+
+
+def tagged_without_a_claim(nb):
+    cell(nb, "cosines").metadata.tags = ["claim"]
 
 
 def another_chapters_claim(nb):
@@ -259,8 +364,12 @@ def no_solution(nb):
     nb.cells = [c for c in nb.cells if facts(c).get("solution") != "ranks"]
 
 
-def one_wrong_answer(nb):
-    cell(nb, "ranks-stub").metadata.clipnotes.wrong = ["x = 1"]
+def stub_without_a_blank(nb):
+    swap(nb, "    ### BEGIN SOLUTION\n", "")
+
+
+def answer_in_plain_sight(nb):
+    cell(nb, "ranks-check").source = 'check.expect(lambda: ranks(table), [1, 3, 2], "count", name="ranks")'
 
 
 def kind_left_out(nb):
@@ -287,6 +396,18 @@ def open_solution(nb):
     cell(nb, "ranks-solution").metadata.tags = ["solution"]
 
 
+def bug_that_nbgrader_clears(nb):
+    cell(nb, "row-lengths-stub").metadata.nbgrader = dict(cell(nb, "ranks-stub").metadata.nbgrader)
+
+
+def solution_that_nbgrader_keeps(nb):
+    swap(nb, "### BEGIN HIDDEN TESTS\n", "")
+
+
+def solution_worth_points(nb):
+    cell(nb, "ranks-solution").metadata.nbgrader.points = 1
+
+
 def untitled_solution(nb):
     cell(nb, "ranks-solution").source = cell(nb, "ranks-solution").source.replace("# @title Solution\n", "")
 
@@ -301,7 +422,11 @@ def solution_unfolded_on_colab(nb):
 
 BROKEN = {
     "template_headings": [second_h1, missing_section, swapped_sections],
-    "short_cells": [long_cell],
+    "short_cells": [long_cell, all_cells_longer],
+    "narrow_lines": [wide_line],
+    "prose_between": [two_cells_in_a_row],
+    "one_comprehension": [two_comprehensions, a_comprehension_of_two_loops],
+    "names_of_the_field": [a_letter_for_a_thing, dialect, a_class_in_dialect],
     "short_idea": [long_idea],
     "short_setup": [long_setup, another_chapters_setup, second_setup],
     "stored_form": [old_format, other_kernel, fat_notebook],
@@ -312,7 +437,13 @@ BROKEN = {
     "stable_ids": [random_id, shouted_id, same_id_twice],
     "no_drift": [other_than_the_library, not_in_the_library, lost_library],
     "enough_assertions": [few_assertions],
-    "claims_are_tagged": [untagged_claim, another_chapters_claim],
+    "claims_stand_alone": [untagged_claim, tagged_without_a_claim, two_claims_a_cell, a_claim_without_a_title,
+                           a_computed_id, a_claim_beside_a_figure],
+    "claims_registered": [another_chapters_claim, unregistered_claim, claim_left_out, claim_made_twice],
+    "few_claims": [eleven_claims],
+    "claims_printed": [another_printed_number, another_value],
+    "measured_prose": [a_number_without_source, a_wrong_number, a_source_that_is_none, a_run_that_is_none],
+    "settled_outputs": [clock_time, digits_of_noise],
     "alternative_text": [no_alternative_text, short_alternative_text, same_alternative_text],
     "live_figure": [no_widget_state, no_interactive_figure, widget_without_alternative_text, picture_widget],
     "plain_markdown": [directive, role, foreign_picture],
@@ -321,9 +452,11 @@ BROKEN = {
     "links_resolve": [dead_page, dead_heading, dead_file, dead_anchor, relative_link],
     "good_quiz": [four_questions, unnamed_misconception, two_right_answers, quiz_compared],
     "outcomes_tested": [untested_outcome, two_outcomes],
-    "whole_exercises": [no_solution, one_wrong_answer, kind_left_out, exercise_without_outcome],
-    "graded": [ungraded, worthless_check, unlocked_check],
-    "hidden_solutions": [open_solution, untitled_solution, solution_in_the_open, solution_unfolded_on_colab],
+    "whole_exercises": [no_solution, stub_without_a_blank, answer_in_plain_sight, kind_left_out,
+                        exercise_without_outcome],
+    "graded": [ungraded, worthless_check, unlocked_check, bug_that_nbgrader_clears, solution_worth_points],
+    "hidden_solutions": [open_solution, untitled_solution, solution_in_the_open, solution_unfolded_on_colab,
+                         solution_that_nbgrader_keeps],
 }
 CASES = [(rule, damage) for rule, damages in BROKEN.items() for damage in damages]
 
@@ -360,7 +493,7 @@ def test_new_chapter_is_the_template_under_another_name():
     for rule in (
         hygiene.template_headings,
         hygiene.short_setup,
-        hygiene.claims_are_tagged,
+        hygiene.claims_stand_alone,
         hygiene.numbered,
         hygiene.links_resolve,
         hygiene.graded,

@@ -660,8 +660,11 @@ def outcomes_tested(page: Page) -> Iterator[str]:
         yield f"asks for {outcome}, which it does not promise"
 
 
+BLANK = re.compile(r"^ *### BEGIN SOLUTION\n.*?^ *### END SOLUTION$", re.M | re.S)
+
+
 def whole_exercises(page: Page) -> Iterator[str]:
-    """Exercises of all five kinds; each has a stub, a self-check, a solution and two wrong answers."""
+    """Exercises of all five kinds; each has a stub, a self-check that tells nothing, and a solution."""
     kinds = []
     for name, cells in page.exercises.items():
         for role in {"exercise", "check", "solution"} - set(cells):
@@ -674,36 +677,34 @@ def whole_exercises(page: Page) -> Iterator[str]:
             yield f"exercise {name} is of kind {told.get('kind')!r}: write {', '.join(KINDS)}"
         if not re.fullmatch(r"O\d", told.get("outcome", "")):
             yield f'exercise {name} must name its outcome: clipnotes.outcome = "O2"'
-        wrong = told.get("wrong", [])
-        if (
-            len(wrong) != 2
-            or len(set(wrong)) != 2
-            or not all(isinstance(w, str) and w.strip() for w in wrong)
-        ):
-            yield f"exercise {name} needs two typical wrong answers (clipnotes.wrong, two sources)"
+        if told.get("kind") != "debug" and not re.search(BLANK, cells["exercise"].source):
+            yield f"the stub of {name} needs its blank between ### BEGIN SOLUTION and ### END SOLUTION"
+        if "check" in cells and f'check.exercise("{page.path.stem[:2]}.{name}", ' not in cells["check"].source:
+            yield f'the check cell of {name} is check.exercise("{page.path.stem[:2]}.{name}", ...): no answer, no hint'
     for kind in KINDS:
         if kind not in kinds:
             yield f"has no exercise of the kind {kind}"
 
 
+STUB = {"grade": False, "solution": True, "locked": False, "task": False, "schema_version": 3}
+TEST = {"grade": True, "solution": False, "locked": True, "task": False, "schema_version": 3}
+
+
 def graded(page: Page) -> Iterator[str]:
-    """nbgrader's marks: the stub is to be filled in, the self-check is locked and worth points."""
-    stub = {"grade": False, "solution": True, "locked": False, "task": False, "schema_version": 3}
-    test = {"grade": True, "solution": False, "locked": True, "task": False, "schema_version": 3}
+    """nbgrader's marks: the stub is to be filled in, the self-check is locked and worth points, the solution is none.
+
+    The stub of a debug exercise carries no marks: its bug has to stay when nbgrader clears the solutions.
+    """
     for name, cells in page.exercises.items():
-        for role, expected, grade_id in (("exercise", stub, name), ("check", test, f"{name}-check")):
-            marks = (
-                cells[role].metadata.get("nbgrader", {})
-                if role in cells
-                else expected | {"grade_id": grade_id}
-            )
-            if (
-                any(marks.get(key) != value for key, value in expected.items())
-                or marks.get("grade_id") != grade_id
-            ):
+        debug = "exercise" in cells and facts(cells["exercise"]).get("kind") == "debug"
+        marks = {role: cell.metadata.get("nbgrader", {}) for role, cell in cells.items()}
+        expected = {"exercise": {} if debug else STUB | {"grade_id": name}, "check": TEST | {"grade_id": f"{name}-check"},
+                    "solution": TEST | {"grade_id": f"{name}-solution", "points": 0}}
+        for role, wanted in expected.items():
+            if role in cells and (bool(wanted) != bool(marks[role]) or not wanted.items() <= marks[role].items()):
                 yield f"the {role} cell of exercise {name} needs nbgrader's metadata (see CONTRIBUTING.md)"
-            elif role == "check" and role in cells and not marks.get("points"):
-                yield f"the check cell of exercise {name} is worth no points"
+        if "check" in cells and not marks["check"].get("points"):
+            yield f"the check cell of exercise {name} is worth no points"
 
 
 def hidden_solutions(page: Page) -> Iterator[str]:
@@ -718,8 +719,8 @@ def hidden_solutions(page: Page) -> Iterator[str]:
             or cell.metadata.get("cellView") != "form"
         ):
             yield f"the solution of {name} needs jupyter.source_hidden and cellView: form"
-        if not cell.source.startswith("# @title Solution"):
-            yield f"the solution of {name} must begin with # @title Solution"
+        if not re.fullmatch(r"# @title Solution\n### BEGIN HIDDEN TESTS\n.*\n### END HIDDEN TESTS", cell.source, re.S):
+            yield f"the solution of {name} must stand between # @title Solution, ### BEGIN and ### END HIDDEN TESTS"
         if not solution_names(cell.source) or any(
             not n.endswith("_solution") for n in bound_names(cell.source)
         ):

@@ -18,13 +18,12 @@ FOLDER = ROOT / "build" / "student"
 
 
 def student_copy(notebook: NotebookNode) -> NotebookNode:
-    """The notebook without solutions, outputs and the wrong answers that test the self-checks."""
+    """The notebook without solutions and outputs."""
     notebook = copy.deepcopy(notebook)
     notebook.cells = [cell for cell in notebook.cells if "solution" not in facts(cell)]
     notebook.metadata.pop("widgets", None)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
-        facts(cell).pop("wrong", None)
     return notebook
 
 
