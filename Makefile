@@ -66,7 +66,7 @@ student: $(READY)  ## write copies without solutions to build/student (NAME=01_c
 	@$(BIN)/python tools/student.py $(PICKED)
 
 new: $(READY)  ## begin a chapter from the template (NAME=02_lseg TITLE='LSeg: ...')
-	@$(BIN)/python tools/new_chapter.py "$(NAME)" "$(TITLE)"
+	@$(BIN)/python tools/new.py "$(NAME)" "$(TITLE)"
 
 claims: $(READY)  ## run the live claims under seeds 0 to 4 and record them
 	$(QUIET) $(BIN)/python tools/claims.py $(PICKED)

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from clipnotes import records
-from clipnotes.check.claims import failure, read_register
-from notebooks import ROOT, chapters, client, code_cells, environment, read, shown
+from clipnotes.check.claims import failure
+from notebooks import ROOT, chapters, client, code_cells, environment, read, register_of, shown
 
 SEEDS = (0, 1, 2, 3, 4)
 TOLERANCE = 1e-3  # of a claim's scale
@@ -37,9 +37,8 @@ def same(one: float | None, other: float | None, size: float) -> bool:
 
 def live(path: Path) -> dict[str, dict]:
     """The live claims that are registered for a chapter: id -> claim."""
-    register = path.with_suffix(".toml")
-    claims = read_register(register) if register.exists() else {}
-    return {f"{path.stem[:2]}.{name}": claim for name, claim in claims.items() if claim["kind"] == "live"}
+    claims = register_of(path).items()
+    return {f"{path.stem[:2]}.{name}": claim for name, claim in claims if claim["kind"] == "live"}
 
 
 def run(path: Path, seed: int, timeout: int = 1200) -> dict[str, dict]:

@@ -8,22 +8,14 @@ import base64
 import html
 import re
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from claims import same, scale
-from clipnotes.check.claims import read_register
 from clipnotes.draw import hash_distance, picture_hash
 from notebooks import WIDGET_VIEW, tags
 
 BITS = 8  # of 64 that may differ between two renderings of one picture
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-
-
-def register_of(notebook: Path) -> dict[str, dict]:
-    """The claims that are registered beside a notebook."""
-    path = notebook.with_suffix(".toml")
-    return read_register(path) if path.exists() else {}
 
 
 def kinds(outputs: list[Any]) -> list[str]:

@@ -21,7 +21,6 @@ from nbformat import NotebookNode
 
 from clipnotes import records
 from clipnotes.check.claims import line
-from compare import register_of
 from execute import normalise
 from notebooks import (
     ROOT,
@@ -33,6 +32,7 @@ from notebooks import (
     facts,
     printed,
     read,
+    register_of,
     shown,
     tags,
 )
@@ -698,7 +698,8 @@ def graded(page: Page) -> Iterator[str]:
     for name, cells in page.exercises.items():
         debug = "exercise" in cells and facts(cells["exercise"]).get("kind") == "debug"
         marks = {role: cell.metadata.get("nbgrader", {}) for role, cell in cells.items()}
-        expected = {"exercise": {} if debug else STUB | {"grade_id": name}, "check": TEST | {"grade_id": f"{name}-check"},
+        expected = {"exercise": {} if debug else STUB | {"grade_id": name},
+                    "check": TEST | {"grade_id": f"{name}-check"},
                     "solution": TEST | {"grade_id": f"{name}-solution", "points": 0}}
         for role, wanted in expected.items():
             if role in cells and (bool(wanted) != bool(marks[role]) or not wanted.items() <= marks[role].items()):

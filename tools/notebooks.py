@@ -11,6 +11,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from clipnotes.check.claims import read_register
 from clipnotes.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +77,12 @@ def printed(cell: NotebookNode) -> str:
     return "".join(
         o.text for o in cell.get("outputs", []) if o.output_type == "stream" and o.name == "stdout"
     )
+
+
+def register_of(notebook: Path) -> dict[str, dict]:
+    """The claims that are registered beside a notebook."""
+    path = notebook.with_suffix(".toml")
+    return read_register(path) if path.exists() else {}
 
 
 def shown(notebook: NotebookNode, kind: str) -> list[dict]:

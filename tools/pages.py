@@ -16,8 +16,7 @@ from claims import record_of
 from clipnotes import records
 from clipnotes.check.claims import number as digits
 from clipnotes.files import atomic_write
-from compare import register_of
-from notebooks import ROOT, chapters, read, shown
+from notebooks import ROOT, chapters, read, register_of, shown
 
 BOOK = ROOT / "book"
 UNWRITTEN = "chapter not written yet"
