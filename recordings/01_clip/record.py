@@ -1,46 +1,57 @@
 """Chapter 1's three equal towers: trained by captions (CLIP), by labels, by pictures alone (SimCLR).
 
-    python tools/ch01_models.py [--seeds 3] [--images 60000]
-
-The same pictures, the same image tower, the same number of steps; three seeds, all recorded in
-clipnotes/data/ch01_models.json. Seed 0 ships as clipnotes/data/ch01_{clip,supervised,pictures}.safetensors: the tensors
-of a VisionTransformer under their names without prefix, and `classes` K x D unit vectors (not for "pictures");
-metadata: `config` (keyword arguments of VisionTransformer), `names` (K), `objective`, `images`.
+The same pictures, the same image tower, the same number of steps, three seeds. Seed 0 ships beside this program as
+{clip,supervised,pictures}.safetensors: the tensors of a VisionTransformer under their names without prefix, and
+`classes`, K×D unit vectors (not for "pictures"). See recordings/runner.py for the command line.
 """
 
-import argparse
-import json
-import os
 import sys
 import time
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from clipnotes import grammar, toyworld
 from clipnotes.clip import CLIP, CLIPConfig, clip_loss
 from clipnotes.prompts import class_embeddings
 from clipnotes.tokenizer import tokenize
-from tools.train_clip import log_run
+from clipnotes.weights import save_weights, stored, toy_world
+from recordings.runner import Recorder
+from recordings.tiny.train import log_run
 
-ROOT = Path(__file__).parent.parent
-SIZE, NAMES, BATCH, SEED = 32, 24, 128, 80_000_000
+SIZE, NAMES, BATCH, IMAGES, PICTURES = 32, 24, 128, 60_000, 12_000
+TRAIN, TEST = 80_000_010, 80_000_000
 SHAPE = CLIPConfig(128, SIZE, 3, 128, 8, 40, 49408, 128, 2, pool="avg", vision_heads=2, text_heads=2)
 
+recorder = Recorder("01_clip")
 
-def names() -> list[str]:
-    """A fixed random choice among the concepts that EmojiTwo has drawn."""
+
+def chosen_names() -> list[str]:
+    """A fixed random choice among the concepts that the held-out artist has drawn."""
     everything = toyworld.names(style=toyworld.HELD_OUT_STYLE)
-    return [everything[i] for i in torch.randperm(len(everything), generator=torch.Generator().manual_seed(1))[:NAMES]]
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(1))
+    return [everything[i] for i in order[:NAMES]]
 
 
-def views(images: torch.Tensor, g: torch.Generator, colour: bool) -> torch.Tensor:
+@cache
+def pictures(seed: int, n: int = PICTURES) -> dict:
+    """n pictures of the chosen names and their captions, in parts of 500."""
+    parts = [toyworld.singles(min(500, n), TRAIN + 24 * seed + i, SIZE, names=chosen_names())
+             for i in range(-(-n // 500))]
+    return dict(images=torch.cat([p["images"] for p in parts]), labels=torch.cat([p["labels"] for p in parts]),
+                captions=[caption for p in parts for caption in p["captions"]])
+
+
+# ---------------------------------------------------------------- training
+
+
+def views(images: Tensor, g: torch.Generator, colour: bool) -> Tensor:
     """Random crops, mirrored or not; with `colour` also mixed channels and another light (SimCLR needs them)."""
     n = len(images)
     scale = 0.6 + 0.4 * torch.rand(n, generator=g)
@@ -55,32 +66,36 @@ def views(images: torch.Tensor, g: torch.Generator, colour: bool) -> torch.Tenso
     return images.clamp(0, 1)
 
 
-def contrast(a: torch.Tensor, b: torch.Tensor, temperature: float = 0.2) -> torch.Tensor:
+def contrast(one: Tensor, other: Tensor, temperature: float = 0.2) -> Tensor:
     """SimCLR's loss (Chen et al. 2020): each view finds the other view of its picture among all views."""
-    z = F.normalize(torch.cat([a, b]), dim=-1)
+    z = F.normalize(torch.cat([one, other]), dim=-1)
     logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
-    return F.cross_entropy(logits, torch.arange(len(z)).roll(len(a)))
+    return F.cross_entropy(logits, torch.arange(len(z)).roll(len(one)))
 
 
-def train(objective: str, seed: int, data: dict, chosen: list[str], images: int) -> tuple[CLIP, torch.Tensor | None]:
+def name_columns() -> Tensor:
+    """Label of the toy world -> its place among the chosen names, -1 for others."""
+    column = torch.full((len(grammar.concepts()),), -1)
+    column[toyworld.name_indices(chosen_names())] = torch.arange(NAMES)
+    return column
+
+
+def train(objective: str, seed: int, data: dict, images: int, bf16: bool = True) -> tuple[CLIP, Tensor | None, float]:
+    """-> the model, a unit vector a class (None for "pictures"), the last loss."""
     torch.manual_seed(seed)
     g = torch.Generator().manual_seed(seed)
     model, classes = CLIP(SHAPE), nn.Parameter(torch.randn(NAMES, 128) * 0.05)
-    ids = tokenize(data["captions"], 40)
-    column = torch.full((len(grammar.concepts()),), -1)
-    column[toyworld.name_indices(chosen)] = torch.arange(NAMES)
-    labels = column[data["labels"]]
+    ids, labels, steps = tokenize(data["captions"], 40), name_columns()[data["labels"]], images // BATCH
     matrices = [p for name, p in model.named_parameters() if "resblocks" in name and p.ndim == 2]
     others = [p for name, p in model.named_parameters() if "resblocks" not in name or p.ndim != 2]
     optimizers = [torch.optim.Muon(matrices, lr=3e-3, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
                   torch.optim.AdamW([*others, classes], lr=1e-3, weight_decay=0.05)]
-    steps = images // BATCH
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: min(1, (s + 1) / 40, (steps - s) / (0.4 * steps)))
                  for o in optimizers]
     model.train()
     for _ in range(steps):
         pick = torch.randint(0, len(labels), (BATCH,), generator=g)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             look = [model.visual(model.standardise(views(data["images"][pick], g, objective == "pictures"))).float()
                     for _ in range(2 if objective == "pictures" else 1)]
             text = model.encode_ids(ids[pick]).float() if objective == "clip" else None
@@ -97,70 +112,67 @@ def train(objective: str, seed: int, data: dict, chosen: list[str], images: int)
             step.step()
     model.eval()
     if objective == "clip":
-        return model, class_embeddings(model, chosen, grammar.TEMPLATES[1:6])
-    return model, F.normalize(classes.detach(), dim=-1) if objective == "supervised" else None
+        class_emb = class_embeddings(model, chosen_names(), grammar.TEMPLATES[1:6])
+    else:
+        class_emb = F.normalize(classes.detach(), dim=-1) if objective == "supervised" else None
+    return model, class_emb, loss.item()
 
 
 @torch.no_grad()
-def measure(model: CLIP, classes: torch.Tensor | None, chosen: list[str]) -> dict:
-    """Naming by style; the nearest neighbour's name across artists; the nearest neighbour's artist."""
-    row, column = {}, torch.full((len(grammar.concepts()),), -1)
-    column[toyworld.name_indices(chosen)] = torch.arange(NAMES)
-    gallery = toyworld.singles(1500, SEED, SIZE, styles=toyworld.TRAIN_STYLES[:4], names=chosen)
-    stored = model.encode_image(gallery["images"])
+def measure(model: CLIP, class_emb: Tensor | None, stored_pictures: int = 1500, asked: int = 600) -> dict:
+    """By style: naming; whether the nearest picture by another artist has its name; how often artists match."""
+    gallery = toyworld.singles(stored_pictures, TEST, SIZE, styles=toyworld.TRAIN_STYLES[:4], names=chosen_names())
+    emb, found = model.encode_image(gallery["images"]), {}
     for style in ("noto", toyworld.HELD_OUT_STYLE):
-        batch = toyworld.singles(600, SEED + 1, SIZE, styles=[style], names=chosen)
+        batch = toyworld.singles(asked, TEST + 1, SIZE, styles=[style], names=chosen_names())
         image_emb = model.encode_image(batch["images"])
-        similarity = image_emb @ stored.T
-        other = similarity.masked_fill(batch["styles"][:, None] == gallery["styles"], -2).argmax(1)
-        row[f"{style} neighbour has its name"] = (gallery["labels"][other] == batch["labels"]).float().mean().item()
+        table = image_emb @ emb.T
+        other = table.masked_fill(batch["styles"][:, None] == gallery["styles"], -2).argmax(1)
+        row = dict(neighbour_name=(gallery["labels"][other] == batch["labels"]).float().mean().item())
         if style == "noto":
-            same = gallery["styles"][similarity.argmax(1)] == batch["styles"]
-            row["noto neighbour has its artist"] = same.float().mean().item()
-        if classes is not None:
-            row[f"{style} top1"] = ((image_emb @ classes.T).argmax(1) == column[batch["labels"]]).float().mean().item()
-    return row
+            artist = gallery["styles"][table.argmax(1)] == batch["styles"]
+            row["neighbour_artist"] = artist.float().mean().item()
+        if class_emb is not None:
+            hits = (image_emb @ class_emb.T).argmax(1) == name_columns()[batch["labels"]]
+            row["top1"] = hits.float().mean().item()
+        found[style] = {key: round(value, 4) for key, value in row.items()}
+    return found
 
 
-def save(objective: str, model: CLIP, classes: torch.Tensor | None, chosen: list[str], images: int) -> Path:
-    tensors = {k: v.half().contiguous() for k, v in model.visual.state_dict().items()}
-    if classes is not None:
-        tensors["classes"] = classes.half().contiguous()
-    c = asdict(SHAPE)
-    kwargs = dict(image_size=SIZE, patch_size=8, width=128, layers=c["vision_layers"], heads=2, embed_dim=128,
+# ---------------------------------------------------------------- records
+
+
+def ship(objective: str, model: CLIP, class_emb: Tensor | None, minutes: float) -> None:
+    """The tower of seed 0, beside this program."""
+    tensors = dict(model.visual.state_dict()) | ({} if class_emb is None else {"classes": class_emb})
+    config = dict(image_size=SIZE, patch_size=8, width=128, layers=asdict(SHAPE)["vision_layers"], heads=2, embed_dim=128,
                   pool="avg")
-    path = ROOT / "clipnotes" / "data" / f"ch01_{objective}.safetensors"
-    save_file(tensors, path.with_suffix(".tmp"), dict(config=json.dumps(kwargs), names=json.dumps(chosen),
-                                                      objective=objective, images=str(images)))
-    os.replace(path.with_suffix(".tmp"), path)
-    return path
+    card = dict(objective=objective, names=chosen_names(), images=IMAGES) | toy_world()
+    path = recorder.path.with_name(f"{objective}.safetensors")
+    save_weights(stored(tensors), path, "tower", config, card)
+    log_run("01_clip", path, minutes, IMAGES, 0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=60_000)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    chosen, out = names(), ROOT / "clipnotes" / "data" / "ch01_models.json"
-    record = dict(command="python tools/ch01_models.py", names=NAMES, images=args.images, size=SIZE, chance=1 / NAMES,
-                  neighbour_artist_chance=0.25, runs=[])
-    for seed in range(args.seeds):
-        parts = [toyworld.singles(500, SEED + 10 + 24 * seed + i, SIZE, names=chosen) for i in range(24)]
-        data = dict(images=torch.cat([p["images"] for p in parts]), labels=torch.cat([p["labels"] for p in parts]),
-                    captions=[c for p in parts for c in p["captions"]])
-        for objective in ("clip", "supervised", "pictures"):
-            begun = time.process_time()
-            model, classes = train(objective, seed, data, chosen, args.images)
-            row = dict(objective=objective, seed=seed, minutes=round((time.process_time() - begun) / 60, 1))
-            row |= {k: round(v, 4) for k, v in measure(model, classes, chosen).items()}
-            record["runs"].append(row)
-            print(row, flush=True)
-            if seed == 0:
-                log_run("ch01_models", save(objective, model, classes, chosen, args.images), row["minutes"],
-                        args.images, seed)
-    out.write_text(json.dumps(record, indent=1) + "\n")
+@recorder.study(variants=("clip", "supervised", "pictures"),
+                recipe=dict(names=NAMES, images=IMAGES, pictures=PICTURES, batch=BATCH, size=SIZE, train=TRAIN, test=TEST))
+def towers(objective: str, seed: int) -> dict:
+    started = time.process_time()
+    model, class_emb, _ = train(objective, seed, pictures(seed), IMAGES)
+    if seed == 0:
+        ship(objective, model, class_emb, (time.process_time() - started) / 60)
+    return measure(model, class_emb)
+
+
+@recorder.probe
+def probe() -> dict:
+    found = {}
+    for objective in recorder.studies["towers"].variants:
+        model, class_emb, loss = train(objective, 0, pictures(0, 200), 3 * BATCH, bf16=False)
+        row = measure(model, class_emb, 60, 40)
+        found[f"towers.{objective}_loss"] = loss
+        found[f"towers.{objective}_neighbour"] = row["noto"]["neighbour_name"]
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorder.main())
