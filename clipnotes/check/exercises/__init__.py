@@ -8,7 +8,7 @@ and the notebook has, below the stub, check.exercise("00.ranks", ranks).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -30,12 +30,13 @@ class Exercise:
     twins: two or more wrong answers, of the same kind as the reference, each with its own hint.
     hint: what to think of where an answer is wrong in another way.
     cases: gives the same inputs at each call: two or more tuples of arguments. Not for a value.
-    use: (answer, *case) -> what is compared with the reference's; without it the answer is called.
+    use: (answer, *case) -> what is compared with the reference's; without it the answer is called. With a component:
+        (answer) -> its candidate, where the answer is only a part of it.
     component: the official numbers of `check.parity` judge, "clip.loss", and give the cases.
     judge: answer -> True, or the hint for what is wrong, where an answer cannot be compared by values.
     bug: the wrong version in the notebook that is to be mended; what behaves like it is not attempted.
     anew: the names of the parts of the chapter and of the library that the answer may not be, inherit from or
-    call.
+        call; none that it needs otherwise, as `cross_entropy` in F.cross_entropy.
     """
 
     reference: Any
@@ -64,6 +65,7 @@ class Stopped:
 
     kind: str
     message: str
+    error: Exception = field(compare=False)
 
 
 # ---------------------------------------------------------------- comparing
@@ -131,8 +133,8 @@ def expect(
     except Exception as error:
         if is_stub(error, asked):
             return not_attempted(name)
-        stopped = f"{type(error).__name__}: {error}"
-        raise AssertionError(f"{name}: not yet. It stops with {stopped} Hint: {hint}") from error
+        stopped = f"It stops with {type(error).__name__}: {error}"
+        raise AssertionError(f"{name}: not yet. {stopped}\nHint: {hint}") from error
     if answer is None:
         return not_attempted(name)
     found = right(answer) if callable(right) else same(answer, right, tolerance)
@@ -168,6 +170,9 @@ def exercise(id: str, answer: Any, *more: Any) -> None:
     if found is None or (task.bug and same(found, outcome(task, task.bug, more), task.tolerance)):
         return not_attempted(name)
     hint = mistake(task, answer, found, more)
+    if stopped := next((f for f in found if hint and isinstance(f, Stopped)), None):
+        text = f"It stops with {stopped.kind}: {stopped.message}"
+        raise AssertionError(f"{name}: not yet. {text}\nHint: {hint}") from stopped.error
     assert not hint, f"{name}: not yet. Hint: {hint}"
     print(f"{name}: correct")
 
@@ -187,23 +192,27 @@ def find(id: str) -> Exercise:
 def outcome(task: Exercise, answer: Any, more: tuple = ()) -> list[Any] | None:
     """What comes of an answer in each case: a value or Stopped; of a value itself. None: it is a stub."""
     if task.component:
-        trials = [lambda: [pair[0] for pair in pairs(task.component, answer)]]
+        trials = [lambda: [got for got, *_ in _pairs(task, answer, more)]]
     elif task.cases:
         use = task.use or (lambda answer, *case: answer(*case))
         trials = [lambda case=case: use(answer, *case, *more) for case in task.cases()]
     else:
-        trials = [lambda: task.judge(answer, *more)] if task.judge else [lambda: answer]
+        trials = [lambda: task.judge(answer, *more) if task.judge else answer]
     found = []
     for trial in trials:
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng():
                 torch.manual_seed(0)
                 found.append(trial())
         except Exception as error:
             if is_stub(error, answer):
                 return None
-            found.append(Stopped(type(error).__name__, str(error)))
+            found.append(Stopped(type(error).__name__, str(error), error))
     return found
+
+
+def _pairs(task: Exercise, answer: Any, more: tuple) -> list[tuple]:
+    return pairs(task.component, task.use(answer, *more) if task.use else answer)
 
 
 def mistake(task: Exercise, answer: Any, found: list[Any], more: tuple = ()) -> str:
@@ -211,15 +220,16 @@ def mistake(task: Exercise, answer: Any, found: list[Any], more: tuple = ()) -> 
     said = _wrong(task, answer, found, more)
     if not said:
         return ""
-    stops = [f"it stops with {f.kind}: {f.message} " for f in found if isinstance(f, Stopped)]
+    if task.judge and found[0] is False:  # without a reason one mistake looks like another
+        return said
     own = [hint for wrong, hint in task.twins if same(found, outcome(task, wrong, more), task.tolerance)]
-    return (stops[0] if stops else "") + (own[0] if own else said)
+    return own[0] if own else said
 
 
 def _wrong(task: Exercise, answer: Any, found: list[Any], more: tuple) -> str:
     if task.component:
         try:
-            verdict(task.component, pairs(task.component, answer))
+            verdict(task.component, _pairs(task, answer, more))
             return ""
         except Exception as error:
             return f"{task.hint}\n{explained(task.component, error)}"
@@ -247,7 +257,7 @@ def borrowed(answer: Any, names: Sequence[str]) -> str:
         for base in answer.__mro__[1:]:
             if base.__module__ == answer.__module__ or base.__module__.startswith("clipnotes."):
                 return base.__name__
-    used = {answer.__name__}
+    used = {getattr(answer, "__name__", type(answer).__name__)}
     for function in own_functions(answer):
         used |= {name for code in all_code(function) for name in code.co_names + code.co_freevars}
         used |= {unwrapped(value).__name__ for value in named(function)}
