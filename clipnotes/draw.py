@@ -398,3 +398,74 @@ def slider(frames: Sequence[Any], labels: Sequence[str], description: str) -> An
     )
     ipywidgets.jslink((index, "value"), (stack, "selected_index"))
     return ipywidgets.VBox([index, stack])
+
+
+# ---------------------------------------------------------------- tables
+
+
+class Table:
+    """Rows of words and numbers: a small HTML table in a notebook, aligned columns in a terminal."""
+
+    def __init__(self, cells: list[list[str]], head: Sequence[str], numeric: list[bool], caption: str):
+        self.cells, self.head, self.numeric, self.caption = cells, list(head), numeric, caption
+
+    def __repr__(self) -> str:
+        widths = [max(map(len, column)) for column in zip(self.head, *self.cells, strict=True)]
+        lines = [[cell.rjust(w) if right else cell.ljust(w) for cell, w, right in
+                  zip(row, widths, self.numeric, strict=True)] for row in [self.head, *self.cells]]
+        return "\n".join(([self.caption] if self.caption else []) + ["  ".join(line).rstrip() for line in lines])
+
+    def _repr_html_(self) -> str:
+        def row(cells: Sequence[str], tag: str) -> str:
+            sides = ["right" if right else "left" for right in self.numeric]
+            return "<tr>" + "".join(f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
+                                    for cell, side in zip(cells, sides, strict=True)) + "</tr>"
+
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        body = "\n".join(row(cells, "td") for cells in self.cells)
+        return (f'<table class="clipnotes-table">{caption}\n<thead>{row(self.head, "th")}</thead>\n'
+                f"<tbody>\n{body}\n</tbody></table>")
+
+
+def _cell(value: Any, form: str) -> str:
+    """A cell as text: numbers by `form`, an interval as "low to high", nothing for None."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, (tuple, list)):
+        return (" to " if len(value) == 2 else ", ").join(_cell(v, form) for v in value)
+    return format(value, form) if isinstance(value, float) else str(value)
+
+
+def table(rows: Sequence[Sequence[Any]] | Mapping[str, Any], head: Sequence[str], caption: str = "",
+          form: str = ".3g") -> Table:
+    """A small table. rows: one a line, or a mapping name -> the rest of the row; head: a title a column.
+
+    Floats are written by `form`, a pair (low, high) as "low to high", None as nothing; all text is escaped.
+    Raises ValueError for a row of another length than the head.
+    """
+    if isinstance(rows, Mapping):
+        rows = [(name, *(rest if isinstance(rest, (list, tuple)) else [rest])) for name, rest in rows.items()]
+    if wrong := [row for row in rows if len(row) != len(head)]:
+        raise ValueError(f"A row has {len(wrong[0])} cells, but there are {len(head)} titles.")
+    columns = list(zip(*rows, strict=True)) or [()] * len(head)
+    numeric = [not all(value is None or isinstance(value, str) for value in column) for column in columns]
+    return Table([[_cell(value, form) for value in row] for row in rows], head, numeric, caption)
+
+
+# ---------------------------------------------------------------- recognising a picture
+
+
+def picture_hash(picture: Any) -> str:
+    """A perceptual hash of a picture (PIL, or the bytes of a file), 64 bits in hex: alike pictures have near hashes."""
+    if isinstance(picture, bytes):
+        picture = Image.open(io.BytesIO(picture))
+    grey = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int32)
+    bits = (grey[:, 1:] > grey[:, :-1] + 1).flatten()
+    return f"{int(''.join('1' if bit else '0' for bit in bits), 2):016x}"
+
+
+def hash_distance(one: str, other: str) -> int:
+    """How many of the 64 bits of two hashes differ."""
+    return (int(one, 16) ^ int(other, 16)).bit_count()

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from clipnotes.files import shared
+
 DATA = Path(__file__).resolve().parent / "data"
 
 
@@ -47,12 +49,14 @@ def save_weights(tensors: dict[str, Tensor], path: str | Path, kind: str, config
 
 
 def load_weights(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict, dict]:
-    """-> tensors, config, card of a file of `save_weights`; a bare name means a file that ships ("ch03_groupvit").
+    """-> tensors, config, card of a file of `save_weights`; a bare name means a file that ships ("03_groupvit/groupvit").
 
     FileNotFoundError where there is none, ValueError where it holds another kind, RuntimeError where it is damaged or
     was trained in another toy world.
     """
-    path = Path(path) if str(path).endswith(".safetensors") else DATA / f"{path}.safetensors"
+    name, path = str(path), Path(path)
+    if not name.endswith(".safetensors"):
+        path = shared(f"recordings/{name}.safetensors") or DATA / f"{name}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     damaged = f"{path} is damaged: install the package again, or make the file again."

@@ -7,7 +7,6 @@ The same pictures, the same image tower, the same number of steps, three seeds. 
 
 import sys
 import time
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -145,8 +144,7 @@ def measure(model: CLIP, class_emb: Tensor | None, stored_pictures: int = 1500, 
 def ship(objective: str, model: CLIP, class_emb: Tensor | None, minutes: float) -> None:
     """The tower of seed 0, beside this program."""
     tensors = dict(model.visual.state_dict()) | ({} if class_emb is None else {"classes": class_emb})
-    config = dict(image_size=SIZE, patch_size=8, width=128, layers=asdict(SHAPE)["vision_layers"], heads=2, embed_dim=128,
-                  pool="avg")
+    config = dict(image_size=SIZE, patch_size=8, width=128, layers=SHAPE.vision_layers, heads=2, embed_dim=128, pool="avg")
     card = dict(objective=objective, names=chosen_names(), images=IMAGES) | toy_world()
     path = recorder.path.with_name(f"{objective}.safetensors")
     save_weights(stored(tensors), path, "tower", config, card)
@@ -154,7 +152,8 @@ def ship(objective: str, model: CLIP, class_emb: Tensor | None, minutes: float) 
 
 
 @recorder.study(variants=("clip", "supervised", "pictures"),
-                recipe=dict(names=NAMES, images=IMAGES, pictures=PICTURES, batch=BATCH, size=SIZE, train=TRAIN, test=TEST))
+                recipe=dict(names=NAMES, images=IMAGES, pictures=PICTURES, batch=BATCH, size=SIZE, train=TRAIN,
+                            test=TEST))
 def towers(objective: str, seed: int) -> dict:
     started = time.process_time()
     model, class_emb, _ = train(objective, seed, pictures(seed), IMAGES)
