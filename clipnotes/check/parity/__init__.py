@@ -117,15 +117,18 @@ def build(candidate: Any, **named: Any) -> Any:
         return candidate
     try:
         signature(candidate).bind(**named)
-    except TypeError:
+    except (TypeError, ValueError):
         return candidate(*named.values())
     return candidate(**named)
 
 
 def accepted(candidate: Any, **constants: Any) -> dict[str, Any]:
-    """Those constants that a candidate takes under these names; it has fixed the others, as the release has.
+    """Those constants of the file, None where it has none, that a candidate takes under these names.
+
+    It has fixed the others, as the release has.
     """
-    return {name: value for name, value in constants.items() if name in signature(candidate).parameters}
+    taken = signature(candidate).parameters
+    return {name: value for name, value in constants.items() if name in taken and value is not None}
 
 
 def load(
@@ -222,8 +225,8 @@ def parity(name: str, candidate: Any) -> float | None:
 
 
 def _power(tolerance: float) -> str:
-    """1e-5, not 1e-05."""
-    return f"{tolerance:g}".replace("e-0", "e-")
+    """0.05, but 1e-5, not 1e-05."""
+    return f"{tolerance:g}" if tolerance >= 1e-3 else f"{tolerance:.0e}".replace("e-0", "e-")
 
 
 def no_oracle(name: str, why: str) -> None:

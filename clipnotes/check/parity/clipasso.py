@@ -83,7 +83,7 @@ def xdog(candidate: Any, tensors: Tensors, config: Config) -> Pairs:
     Usual mistakes: grey by 0.2125, 0.7154, 0.0721; the border pixel is repeated in the mirror (c b a a b c);
     radius 4 sigma; 1 where the difference is below -0.1; scaled to [0, 1] before Otsu's threshold.
     """
-    constants = accepted(candidate, **{key: config[key] for key in ("sigma", "k", "gamma", "phi", "eps")})
+    constants = accepted(candidate, **{key: config.get(key) for key in ("sigma", "k", "gamma", "phi", "eps")})
     yield candidate(tensors["in/image"].permute(2, 0, 1), **constants), tensors["out/xdog"].long()
 
 
@@ -94,7 +94,7 @@ def sampling(candidate: Any, tensors: Tensors, config: Config) -> Pairs:
     Usual mistakes: saliency from 0 to 1, times one minus the edges; the softmax runs over the pixels above 0
     alone, after the division by 0.3; the others get 0.
     """
-    constants = accepted(candidate, temperature=config["softmax_temperature"])
+    constants = accepted(candidate, temperature=config.get("softmax_temperature"))
     for edges, case in ((tensors["out/xdog"], ""), (None, "_no_xdog")):
         found = candidate(tensors["in/saliency_small"], edges, **constants)
         yield 1000 * found, tensors[f"out/sampling_prob{case}_x1000"]

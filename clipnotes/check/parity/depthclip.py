@@ -21,7 +21,7 @@ def head(candidate: Any, tensors: Tensors, config: Config) -> Pairs:
     """
     # the release has (h·w)×B×C
     layer4 = tensors["in/layer4"].permute(1, 2, 0).unflatten(2, tuple(config["grid"]))
-    constants = accepted(candidate, factor=config["factor"])
+    constants = accepted(candidate, factor=config.get("factor"))
     for case in cases(tensors, "out/depth_(.+)"):
         bins, temperature = tensors[f"in/bins_{case}"], tensors[f"in/temperature_{case}"].item()
         depth = candidate(layer4, tensors["in/text"].T, bins, temperature, **constants)

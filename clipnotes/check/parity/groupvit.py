@@ -115,7 +115,7 @@ def segment(candidate: Any, tensors: Tensors, config: Config) -> Pairs:
     factor, grid = tensors["in/logit_scale"].exp().clamp(max=100).item(), tuple(config["grid"])
     inputs = (tensors["in/feat"], maps, _projector(tensors), tensors["in/text_embedding"], factor, grid,
               tuple(tensors["in/image_size"].tolist()))
-    constants = accepted(candidate, top_k=config["top_k"])
+    constants = accepted(candidate, top_k=config.get("top_k"))
     yield candidate(*inputs, None, **constants), tensors["out/pred_nobg"]
     for digits in cases(tensors, r"out/pred_bg(\d+)"):
         yield candidate(*inputs, float(f"0.{digits}"), **constants), tensors[f"out/pred_bg{digits}"]

@@ -58,8 +58,9 @@ def adapter(candidate: Any, tensors: Tensors, config: Config) -> Pairs:
     views; a ReLU at the end of the correction; ratio times correction plus (1 - ratio) times the views as
     they came.
     """
-    named = dict(views=config["views"], channels=config["channels"], ratio=config["residual_ratio"])
-    yield load(build(candidate, **named), tensors)(tensors["in/view_features"]), tensors["out/adapted"]
+    views, ratio = tensors["in/view_features"], config["residual_ratio"]
+    named = dict(views=len(tensors["weights/fusion_ratio"]), channels=views.shape[1], ratio=ratio)
+    yield load(build(candidate, **named), tensors)(views), tensors["out/adapted"]
 
 
 @component()
@@ -69,7 +70,7 @@ def smooth_loss(candidate: Any, tensors: Tensors, config: Config) -> Pairs:
     Usual mistakes: 1 - eps for the right class, eps / (K - 1) for each other one; the mean over the batch.
     """
     logits, labels = tensors["in/logits"], tensors["in/labels"]
-    constants = accepted(candidate, eps=config["eps"])
+    constants = accepted(candidate, eps=config.get("eps"))
     yield candidate(logits, labels, **constants), tensors["out/loss"]
     for row in range(len(labels)):
         one = candidate(logits[row : row + 1], labels[row : row + 1], **constants)
@@ -102,7 +103,7 @@ def v2_project(candidate: Any, tensors: Tensors, config: Config) -> Pairs:
     """
     names = ("resolution", "depth", "maxpoolxy", "convsigmaxy", "obj_ratio", "depth_bias")
     constants = [config[key] for key in names]
-    windows = accepted(candidate, pool_padding=config["maxpoolpadxy"], blur=config["convxy"],
-                       blur_padding=config["convpadxy"])
+    windows = accepted(candidate, pool_padding=config.get("maxpoolpadxy"), blur=config.get("convxy"),
+                       blur_padding=config.get("convpadxy"))
     pictures = candidate(tensors["in/points"], _rotations(tensors), *constants, **windows)
     yield pictures[0], tensors["out/images"]
