@@ -1,7 +1,7 @@
 """LSeg from scratch: a word for every pixel (Li et al. 2022, arXiv:2201.03546). Chapter 2 builds it.
 
-Weights have the names of the release (isl-org/lang-seg): `pretrained` is the image encoder, `scratch` the decoder and
-its head, `clip_pretrained` the frozen CLIP that reads the labels. `load_lseg()` gives the model that ships.
+Weights have the names of the release (isl-org/lang-seg): `pretrained` is the image encoder, `scratch` the
+decoder and its head, `clip_pretrained` the frozen CLIP that reads the labels. `load_lseg()` gives the model that ships.
 """
 
 from collections import OrderedDict
@@ -24,8 +24,8 @@ TEMPERATURE = 0.07  # a constant: no training step ever changes it
 class LSegConfig:
     """The shape of an LSeg. The image tower is a ViT of `layers` blocks; `hooks` are the four that are read.
 
-    `factors`: how each map is scaled against the grid of patches; with patches of 16 pixels (4, 2, 1, 0.5), with
-    patches of 8 half of that, so that the maps have strides of 4, 8, 16 and 32 pixels (DPT, section 3.2).
+    `factors`: how each map is scaled against the grid of patches; with patches of 16 pixels (4, 2, 1, 0.5),
+    with patches of 8 half of that, so that the maps have strides of 4, 8, 16 and 32 pixels (DPT, section 3.2).
     `block`: "none", "bottleneck" or "depthwise", applied `depth` times.
     """
 
@@ -45,7 +45,7 @@ class LSegConfig:
     def __post_init__(self) -> None:
         self.hooks, self.factors, self.channels = tuple(self.hooks), tuple(self.factors), tuple(self.channels)
         if not len(self.hooks) == len(self.factors) == len(self.channels) == 4:
-            raise ValueError("Four depths are read: give four hooks, four factors and four numbers of channels.")
+            raise ValueError("Four depths are read: give four hooks, factors and numbers of channels.")
         if not 0 <= min(self.hooks) <= max(self.hooks) < self.layers:
             raise ValueError(f"Hooks are numbers of blocks, 0 to {self.layers - 1}, not {self.hooks}.")
         if self.block not in BLOCKS:
@@ -56,8 +56,9 @@ class LSegConfig:
 
 def official_config(**changes) -> LSegConfig:
     """The shape of the released ViT-L/16 model: the same classes, other numbers."""
-    shape = dict(patch_size=16, width=1024, layers=24, heads=16, hooks=(5, 11, 17, 23), factors=(4, 2, 1, 0.5),
-                 channels=(256, 512, 1024, 1024), features=256, embed_dim=512, image_size=384)
+    shape = dict(patch_size=16, width=1024, layers=24, heads=16, hooks=(5, 11, 17, 23),
+                 factors=(4, 2, 1, 0.5), channels=(256, 512, 1024, 1024), features=256, embed_dim=512,
+                 image_size=384)
     return LSegConfig(**shape | changes)
 
 
@@ -65,7 +66,7 @@ def official_config(**changes) -> LSegConfig:
 
 
 class ProjectReadout(nn.Module):
-    """Tokens Bx(1+N)xC -> BxNxC: what the class token knows is told to every patch."""
+    """Tokens B×(1+N)×C -> B×N×C: each patch gets to know the class token."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -73,57 +74,69 @@ class ProjectReadout(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         patches = tokens[:, 1:]
-        return self.project(torch.cat([patches, tokens[:, :1].expand_as(patches)], dim=-1))
+        whole = tokens[:, :1].expand_as(patches)
+        return self.project(torch.cat([patches, whole], dim=-1))
 
 
 class Reassemble(nn.Sequential):
-    """Tokens Bx(1+h*w)xC -> a map BxExH'xW', `factor` times as large as the grid h x w."""
+    """Tokens B×(1+h·w)×C -> a map B×E×H'×W', `factor` times the grid h×w."""
 
     def __init__(self, width: int, channels: int, factor: float):
-        steps = {"0": ProjectReadout(width), "3": nn.Conv2d(width, channels, 1)}  # 1, 2: reshapes in the release
+        steps = OrderedDict()  # 1 and 2 are reshapes in the release
+        steps["0"] = ProjectReadout(width)
+        steps["3"] = nn.Conv2d(width, channels, 1)
         if factor > 1:
-            steps["4"] = nn.ConvTranspose2d(channels, channels, int(factor), stride=int(factor))
+            k = int(factor)
+            steps["4"] = nn.ConvTranspose2d(channels, channels, k, stride=k)
         elif factor < 1:
-            steps["4"] = nn.Conv2d(channels, channels, 3, stride=round(1 / factor), padding=1)
-        super().__init__(OrderedDict(steps))
+            k = round(1 / factor)
+            steps["4"] = nn.Conv2d(channels, channels, 3, stride=k, padding=1)
+        super().__init__(steps)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         readout, *convolutions = self
-        x = readout(tokens).transpose(1, 2).unflatten(2, grid)
+        x = readout(tokens).transpose(1, 2).unflatten(2, grid)  # B×C×h×w
         for convolution in convolutions:
             x = convolution(x)
         return x
 
 
 class DenseEncoder(nn.Module):
-    """Standardised images -> four maps, from four depths of a ViT, at four scales."""
+    """Standardised images B×3×H×W -> four maps, from four depths of a ViT."""
 
     def __init__(self, config: LSegConfig):
         super().__init__()
         self.hooks = config.hooks
-        self.model = VisionTransformer(config.image_size, config.patch_size, config.width, config.layers,
-                                       config.heads, config.embed_dim)
-        del self.model.ln_post, self.model.proj  # nothing behind the last block is used
-        for i, (channels, factor) in enumerate(zip(config.channels, config.factors, strict=True), 1):
-            self.add_module(f"act_postprocess{i}", Reassemble(config.width, channels, factor))
+        self.model = VisionTransformer(
+            config.image_size, config.patch_size, config.width, config.layers, config.heads, config.embed_dim)
+        del self.model.ln_post, self.model.proj  # only the blocks are read
+        shapes = zip(config.channels, config.factors, strict=True)
+        for i, shape in enumerate(shapes, 1):
+            fold = Reassemble(config.width, *shape)
+            self.add_module(f"act_postprocess{i}", fold)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        grid = tuple(side // self.model.patch_size for side in x.shape[-2:])
-        tokens = self.model.layers(x)
-        return [getattr(self, f"act_postprocess{i}")(tokens[hook], grid) for i, hook in enumerate(self.hooks, 1)]
+        patch = self.model.patch_size
+        grid = (x.shape[-2] // patch, x.shape[-1] // patch)
+        tokens, maps = self.model.layers(x), []
+        for i, hook in enumerate(self.hooks, 1):
+            fold = getattr(self, f"act_postprocess{i}")
+            maps.append(fold(tokens[hook], grid))  # B×E×H'×W'
+        return maps
 
 
 # ---------------------------------------------------------------- the decoder: fusion
 
 
 class ResidualConvUnit(nn.Module):
-    """A map BxFxhxw plus what two convolutions make of it."""
+    """A map B×F×h×w plus what two convolutions make of it."""
 
     def __init__(self, features: int):
         super().__init__()
         self.conv1 = nn.Conv2d(features, features, 3, padding=1, bias=False)
         self.conv2 = nn.Conv2d(features, features, 3, padding=1, bias=False)
-        self.bn1, self.bn2 = nn.BatchNorm2d(features), nn.BatchNorm2d(features)
+        self.bn1 = nn.BatchNorm2d(features)
+        self.bn2 = nn.BatchNorm2d(features)
         nn.init.zeros_(self.bn2.weight)  # a new unit is its input alone
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,18 +145,19 @@ class ResidualConvUnit(nn.Module):
 
 
 def twice_as_large(x: Tensor) -> Tensor:
-    """BxCxhxw -> BxCx2hx2w, bilinear; the corner pixels stay in the corners."""
+    """B×C×h×w -> B×C×2h×2w, bilinear; the corners stay in the corners."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 
 
 class FeatureFusionBlock(nn.Module):
-    """The coarse path BxFxhxw and the finer map of the same size -> BxFx2hx2w."""
+    """The coarse path B×F×h×w and a finer map of that size -> B×F×2h×2w."""
 
     def __init__(self, features: int):
         super().__init__()
-        self.resConfUnit1, self.resConfUnit2 = ResidualConvUnit(features), ResidualConvUnit(features)
+        self.resConfUnit1 = ResidualConvUnit(features)
+        self.resConfUnit2 = ResidualConvUnit(features)
         self.out_conv = nn.Conv2d(features, features, 1)
-        nn.init.dirac_(self.out_conv.weight)  # a new block passes on what it gets: deep maps come through
+        nn.init.dirac_(self.out_conv.weight)  # a new block passes its input on
 
     def forward(self, path: Tensor, skip: Tensor | None = None) -> Tensor:
         if skip is not None:
@@ -155,28 +169,31 @@ class FeatureFusionBlock(nn.Module):
 
 
 def pixel_text_product(pixels: Tensor, text_emb: Tensor) -> Tensor:
-    """Pixel vectors BxDxhxw and label vectors KxD, of any length -> logits BxKxhxw: cosines over the temperature."""
-    pixels, text_emb = F.normalize(pixels.float(), dim=1), F.normalize(text_emb.float(), dim=1)
+    """Pixels B×D×h×w, words K×D -> logits B×K×h×w: cosines over 0.07."""
+    pixels = F.normalize(pixels.float(), dim=1)
+    text_emb = F.normalize(text_emb.float(), dim=1)
     return torch.einsum("bdhw,kd->bkhw", pixels, text_emb) / TEMPERATURE
 
 
 class SharedFilter(nn.Module):
-    """One 3x3 filter for every label's map: ten weights, whatever the number of labels."""
+    """One 3×3 filter for every label's map: ten weights for any labels."""
 
     def __init__(self):
         super().__init__()
         self.depthwise = nn.Conv2d(1, 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.depthwise(x.flatten(0, 1).unsqueeze(1)).view_as(x)
+        maps = x.flatten(0, 1).unsqueeze(1)  # (B·K)×1×h×w
+        return self.depthwise(maps).view_as(x)
 
 
 class DepthwiseBlock(nn.Module):
-    """Logits BxKxhxw -> the same: each label's map is smoothed by itself."""
+    """Logits B×K×h×w -> the same: each label's map is smoothed by itself."""
 
-    def __init__(self, activation: Callable[[Tensor], Tensor] = F.leaky_relu):
+    def __init__(self, activation: Callable = F.leaky_relu):
         super().__init__()
-        self.depthwise, self.activation = SharedFilter(), activation
+        self.depthwise = SharedFilter()
+        self.activation = activation
 
     def forward(self, x: Tensor, activate: bool = True) -> Tensor:
         x = self.depthwise(x)
@@ -184,7 +201,7 @@ class DepthwiseBlock(nn.Module):
 
 
 class BottleneckBlock(DepthwiseBlock):
-    """As DepthwiseBlock, and each label also hears how strong the strongest label of its pixel is."""
+    """As DepthwiseBlock, plus the strongest label of each pixel."""
 
     def forward(self, x: Tensor, activate: bool = True) -> Tensor:
         x = self.depthwise(x) + x.max(dim=1, keepdim=True).values
@@ -195,25 +212,28 @@ BLOCKS = {"none": None, "depthwise": DepthwiseBlock, "bottleneck": BottleneckBlo
 
 
 def regularise(block: nn.Module, logits: Tensor, depth: int) -> Tensor:
-    """The same block, the same weights, `depth` times; the last time without the activation."""
+    """The same block `depth` times, the last time without activation."""
     for step in range(depth):
         logits = block(logits, activate=step < depth - 1)
     return logits
 
 
 class PixelTextHead(nn.Module):
-    """The decoder's last map BxFxhxw and label vectors KxD -> logits BxKx2hx2w."""
+    """The decoder's last map B×F×h×w, words K×D -> logits B×K×2h×2w."""
 
     def __init__(self, features: int, embed_dim: int, block: str = "none", depth: int = 0):
         super().__init__()
-        self.head1, self.depth = nn.Conv2d(features, embed_dim, 1), depth
+        self.head1 = nn.Conv2d(features, embed_dim, 1)
+        self.depth = depth
         if depth:
             self.head_block = BLOCKS[block]()
 
     def product(self, path_1: Tensor, text_emb: Tensor) -> Tensor:
-        """-> logits BxKxhxw, before they are scaled up."""
+        """-> logits B×K×h×w, before they are scaled up."""
         logits = pixel_text_product(self.head1(path_1), text_emb)
-        return regularise(self.head_block, logits, self.depth) if self.depth else logits
+        if self.depth:
+            logits = regularise(self.head_block, logits, self.depth)
+        return logits
 
     def forward(self, path_1: Tensor, text_emb: Tensor) -> Tensor:
         return twice_as_large(self.product(path_1, text_emb))
@@ -223,37 +243,40 @@ class Decoder(PixelTextHead):
     """Four maps, from coarse to fine, become one; then pixels meet words."""
 
     def __init__(self, config: LSegConfig):
-        super().__init__(config.features, config.embed_dim, config.block, config.depth)
+        features = config.features
+        super().__init__(features, config.embed_dim, config.block, config.depth)
         for i, channels in enumerate(config.channels, 1):
-            self.add_module(f"layer{i}_rn", nn.Conv2d(channels, config.features, 3, padding=1, bias=False))
-            self.add_module(f"refinenet{i}", FeatureFusionBlock(config.features))
+            narrow = nn.Conv2d(channels, features, 3, padding=1, bias=False)
+            self.add_module(f"layer{i}_rn", narrow)
+            self.add_module(f"refinenet{i}", FeatureFusionBlock(features))
 
     def fuse(self, maps: list[Tensor]) -> Tensor:
-        """-> path_1, BxFxH/2xW/2."""
-        layer_1, layer_2, layer_3, layer_4 = (getattr(self, f"layer{i}_rn")(x) for i, x in enumerate(maps, 1))
-        path = self.refinenet4(layer_4)
-        path = self.refinenet3(path, layer_3)
-        path = self.refinenet2(path, layer_2)
-        return self.refinenet1(path, layer_1)
+        """-> path_1, B×F×H/2×W/2."""
+        path = self.refinenet4(self.layer4_rn(maps[3]))
+        path = self.refinenet3(path, self.layer3_rn(maps[2]))
+        path = self.refinenet2(path, self.layer2_rn(maps[1]))
+        return self.refinenet1(path, self.layer1_rn(maps[0]))
 
 
 # ---------------------------------------------------------------- the model
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:
-    """Refuse what is not a list of different words, and say why."""
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+    """The labels as a list; ValueError for what is no list of different words."""
+    words = [label for label in labels if isinstance(label, str)]
+    if isinstance(labels, str) or len(words) < len(labels):
         raise ValueError("Labels are a list of words, such as ['dog', 'tree', 'other'].")
-    labels = list(labels)
-    if not labels:
+    if not words:
         raise ValueError("There are no labels: give at least one word.")
-    if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise ValueError(f"The label {twice[0]!r} is given twice: a pixel could not choose. Name each label once.")
-    return labels
+    for word in words:
+        if words.count(word) > 1:
+            raise ValueError(f"The label {word!r} is given twice: a pixel could not choose. "
+                             "Name each label once.")
+    return words
 
 
 class LSeg(nn.Module):
-    """Images and any list of words -> for each pixel a logit a word. The words are read by a frozen CLIP."""
+    """Images and any words -> a logit a pixel and word. CLIP, frozen, reads the words."""
 
     def __init__(self, config: LSegConfig, clip: CLIP):
         super().__init__()
@@ -270,30 +293,32 @@ class LSeg(nn.Module):
 
     @torch.no_grad()
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-        """Different words -> unit vectors KxD, from the frozen text tower."""
-        return class_embeddings(self.clip_pretrained, check_labels(labels), templates)
+        """Different words -> unit vectors K×D, from the frozen text tower."""
+        words = check_labels(labels)
+        return class_embeddings(self.clip_pretrained, words, templates)
 
     def path_1(self, images: Tensor) -> Tensor:
-        """Images Bx3xHxW in [0, 1] -> the decoder's last map BxFxH/2xW/2."""
+        """Images B×3×H×W in [0, 1] -> the decoder's last map B×F×H/2×W/2."""
         check_images(images, max(self.pretrained.model.patch_size, 32))  # the coarsest map has a stride of 32
-        return self.scratch.fuse(self.pretrained(self.clip_pretrained.standardise(images)))
+        x = self.clip_pretrained.standardise(images)
+        return self.scratch.fuse(self.pretrained(x))
 
     def forward(self, images: Tensor, labels: Sequence[str] | Tensor) -> Tensor:
-        """Images Bx3xHxW in [0, 1], H and W multiples of 32, and K words or their vectors KxD -> BxKxHxW."""
-        text_emb = labels if isinstance(labels, Tensor) else self.encode_labels(labels)
-        return self.scratch(self.path_1(images), text_emb)
+        """Images B×3×H×W in [0, 1], H and W multiples of 32; K words or their vectors K×D -> B×K×H×W."""
+        if not isinstance(labels, Tensor):
+            labels = self.encode_labels(labels)
+        return self.scratch(self.path_1(images), labels)
 
     @torch.no_grad()
     def segment(self, images: Tensor, labels: Sequence[str] | Tensor) -> Tensor:
-        """-> BxHxW integers: the index of each pixel's word."""
+        """-> B×H×W integers: the index of each pixel's word."""
         return self(images, labels).argmax(1)
 
 
 def start_from_clip(model: LSeg) -> LSeg:
-    """Give the image encoder the weights of the frozen CLIP's image tower, as a start."""
-    state = model.clip_pretrained.visual.state_dict()
-    own = model.pretrained.model.state_dict().keys()
-    model.pretrained.model.load_state_dict({k: v for k, v in state.items() if k in own})
+    """Give the image encoder the frozen CLIP's weights; one of fewer blocks gets the first ones."""
+    tower, state = model.pretrained.model, model.clip_pretrained.visual.state_dict()
+    tower.load_state_dict({name: state[name] for name in tower.state_dict()})
     return model
 
 

@@ -99,8 +99,9 @@ def fresh(seed: int, clip: CLIP, **changes) -> LSeg:
 
 def small(seed: int, start: str) -> LSeg:
     """A small LSeg; its encoder starts from one of chapter 1's towers of equal budget, or at random."""
+    clip = load_clip("tiny")
     torch.manual_seed(seed)
-    model = LSeg(LSegConfig(layers=3, hooks=(0, 1, 2, 2), image_size=32), load_clip("tiny"))
+    model = LSeg(LSegConfig(layers=3, hooks=(0, 1, 2, 2), image_size=32), clip)
     if start != "random":
         tensors = load_weights(f"01_clip/{start}", "tower")[0]
         own = model.pretrained.model.state_dict().keys()

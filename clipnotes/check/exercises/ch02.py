@@ -159,7 +159,7 @@ EXERCISES = {
     ),
     "my_fusion": Exercise(
         reference=fusion(fused),
-        twins=[(fusion(refined_alone), "without a finer map resConfUnit1 has nothing to refine: the path stays."),
+        twins=[(fusion(refined_alone), "without a finer map resConfUnit1 has nothing to refine: path stays."),
                (fusion(loose_corners), "the shapes fit, the values do not: corners stay put (mistake 2)."),
                (fusion(refined_sum), "resConfUnit1 refines the finer map alone, before it is added.")],
         hint="refine the finer map and add it; refine the sum; double it; one convolution.",
