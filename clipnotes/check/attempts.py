@@ -68,10 +68,11 @@ def all_code(function: FunctionType) -> set[CodeType]:
 
 
 def named(function: FunctionType) -> list[Any]:
-    """The functions and classes that a function's code names: globals, and what it closes over."""
+    """The functions and classes that a function names: globals, what it closes over, its defaults."""
     space = dict(function.__globals__)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         space[name] = cell.cell_contents
     names = {name for code in all_code(function) for name in code.co_names + code.co_freevars}
     values = [space[name] for name in sorted(names & set(space))]
+    values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     return [value for value in values if isinstance(unwrapped(value), (FunctionType, type))]

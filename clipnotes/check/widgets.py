@@ -29,9 +29,11 @@ def _checked(questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def escaped(value: Any) -> Any:
     """The same with every text escaped: it is shown as HTML, and stands in a script, which no "</" may end.
+
+    Of [words](address) the quiz makes a link: only where the address is one of the web.
     """
     if isinstance(value, str):
-        return html.escape(value)
+        return re.sub(r"\]\((?!https?://)", "] (", html.escape(value))
     if isinstance(value, dict):
         return {escaped(key): escaped(item) for key, item in value.items()}
     return [escaped(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -74,7 +74,8 @@ class Stopped:
 def same(answer: Any, right: Any, tolerance: float) -> bool:
     """Equal: numbers and tensors within `tolerance`, shapes and the rest exactly."""
     if isinstance(right, bool):
-        return getattr(answer, "dtype", type(answer)) in (bool, torch.bool) and bool(answer) == right
+        answer = answer.item() if isinstance(answer, Tensor) and answer.numel() == 1 else answer
+        return type(answer) is bool and answer == right
     if isinstance(right, (str, Stopped)) or right is None:
         return type(answer) is type(right) and answer == right
     if isinstance(right, dict):
@@ -237,6 +238,8 @@ def _wrong(task: Exercise, answer: Any, found: list[Any], more: tuple) -> str:
         said = task.judge(answer, *more) if task.cases else found[0]
         return "" if said is True else said if isinstance(said, str) else task.hint
     right = outcome(task, task.reference, more)
+    if broken := next((r for r in right if isinstance(r, Stopped)), None):
+        raise RuntimeError("The trial of this exercise does not work, whatever the answer.") from broken.error
     if any(f is None and r is not None for f, r in zip(found, right, strict=True)):
         return f"it gives None: is a `return` missing? {task.hint}"
     return "" if same(found, right, task.tolerance) else _other_shape(found, right) + task.hint
@@ -250,7 +253,7 @@ def borrowed(answer: Any, names: Sequence[str]) -> str:
     """
     if not names:
         return ""
-    answer = unwrapped(answer)
+    answer = unwrapped(getattr(answer, "__self__", answer))
     if isinstance(answer, nn.Module):
         answer = type(answer)
     if isinstance(answer, type):
