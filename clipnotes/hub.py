@@ -20,12 +20,18 @@ import os
 import shutil
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from clipnotes.pictures import to_tensor
+from clipnotes.video import decode
+
+__all__ = ["FILMS", "PHOTOS", "SETS", "decode", "films", "load", "local", "local_films", "meshes", "normalise", "photo",
+           "spread", "to_tensor"]
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -194,30 +200,6 @@ def local_films(folder: str | Path) -> "Dataset":
     return Dataset.from_dict(rows, features=features)
 
 
-def decode(file: str | Path, frames: int) -> list[Image.Image]:
-    """At most `frames` pictures of a film, evenly spread over it, first and last among them.
-
-    Two passes, so that a long film never lies in memory. Raises FileNotFoundError, ValueError for a file that holds
-    no film, ModuleNotFoundError without PyAV.
-    """
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Films are read with PyAV: run `pip install av`, then try again.") from error
-    from .films import sample
-
-    try:
-        with av.open(str(file)) as film:
-            count = sum(1 for _ in film.decode(video=0))
-        wanted = set(sample(count, frames))
-        with av.open(str(file)) as film:
-            return [picture.to_image() for i, picture in enumerate(film.decode(video=0)) if i in wanted]
-    except (av.error.FFmpegError, IndexError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise FileNotFoundError(f"There is no film {str(file)!r}.") from error
-        raise ValueError(f"{str(file)!r} is not a film that can be read. Give an mp4 or avi file.") from error
-
-
 def meshes(folder: str | Path, points: int = 1024, seed: int = 0) -> "Dataset":
     """Meshes of your own as clouds: columns points (P×3, in the unit ball, sampled by area), label, file.
 
@@ -228,7 +210,7 @@ def meshes(folder: str | Path, points: int = 1024, seed: int = 0) -> "Dataset":
     """
     import csv
 
-    from .solids import as_dataset, unit_ball
+    from clipnotes.toyworld.solids import as_dataset, unit_ball
 
     try:
         import trimesh
@@ -262,16 +244,6 @@ def _distinct(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         if kept.keys().isdisjoint((row.get("same_geometry_as") or "").split(";")):
             kept[row["file"]] = row
     return list(kept.values())
-
-
-def to_tensor(picture: Any, size: int) -> Tensor:
-    """A PIL picture -> 3×size×size in [0, 1]: shorter side resized (bicubic), middle cut out, as CLIP."""
-    picture = picture.convert("RGB")
-    scale = size / min(picture.size)
-    picture = picture.resize([max(size, round(s * scale)) for s in picture.size], Image.Resampling.BICUBIC)
-    left, top = ((s - size) // 2 for s in picture.size)
-    pixels = np.array(picture.crop((left, top, left + size, top + size)))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
 def photo(name: str | Path, size: int = 224) -> Tensor:

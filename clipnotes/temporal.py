@@ -68,7 +68,7 @@ def frame_positions(table: nn.Embedding, x: Tensor) -> Tensor:
     """The first T rows of a table of positions, for a sequence B×T×D -> T×D. ValueError where it has fewer."""
     if x.shape[1] > table.num_embeddings:
         raise ValueError(f"There are {x.shape[1]} tokens in time and {table.num_embeddings} positions: take fewer "
-                         "frames (films.sample), or a larger table.")
+                         "frames (video.sample), or a larger table.")
     return table.weight[: x.shape[1]]
 
 

@@ -5,7 +5,6 @@ A file is safetensors. Its metadata hold its kind, its shape (`config`), how it 
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -13,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from clipnotes.files import shared
+from clipnotes.files import PACKAGE, atomic_write, shared
 
-DATA = Path(__file__).resolve().parent / "data"
+DATA = PACKAGE / "data"
 
 
 def stored(state: dict[str, Tensor], dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
@@ -31,25 +30,18 @@ def toy_world() -> dict[str, str]:
 
 
 def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
-    """Write tensors and metadata under a temporary name, then rename: never half a file."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        data = save({name: value.contiguous() for name, value in tensors.items()}, metadata)
-        temporary.write_bytes(data)  # save_file would make a file that only its owner can read
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write tensors and metadata as safetensors, whole or not at all."""
+    atomic_write(path, save({name: value.contiguous() for name, value in tensors.items()}, metadata))
 
 
 def save_weights(tensors: dict[str, Tensor], path: str | Path, kind: str, config: dict, card: dict) -> None:
     """Write tensors with their kind, shape and history. config, card: JSON values."""
     about = {"kind": kind, "config": json.dumps(config), "card": json.dumps(card)}
-    write(tensors, path, about | {"sha256": _digest(tensors)})
+    write(tensors, path, about | {"sha256": _digest(tensors, about)})
 
 
 def load_weights(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict, dict]:
-    """-> tensors, config, card of a file of `save_weights`; a bare name means a file that ships ("03_groupvit/groupvit").
+    """-> tensors, config, card of a file of `save_weights`; "03_groupvit/groupvit" is a file that ships.
 
     FileNotFoundError where there is none, ValueError where it holds another kind, RuntimeError where it is damaged or
     was trained in another toy world.
@@ -64,32 +56,35 @@ def load_weights(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict, 
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
+        found, config, card = metadata["kind"], json.loads(metadata["config"]), json.loads(metadata["card"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RuntimeError(damaged) from error
-    if metadata.get("kind") != kind:
-        raise ValueError(f"{path} does not hold weights of the kind {kind!r}, but {metadata.get('kind')!r}.")
-    if metadata.get("sha256") != _digest(tensors):
+    if found != kind:
+        raise ValueError(f"{path} does not hold weights of the kind {kind!r}, but {found!r}.")
+    if metadata.get("sha256") != _digest(tensors, metadata):
         raise RuntimeError(damaged)
-    card = json.loads(metadata["card"])
     _check_world(path, card)
-    return tensors, json.loads(metadata["config"]), card
+    return tensors, config, card
 
 
 def shipped(kind: str) -> list[str]:
-    """The names of the files of a kind that come with the package."""
+    """The names of the files of a kind that come with the package, as `load_weights` takes them."""
+    folders = {"": DATA, **{f"{p.name}/": p for p in sorted((shared("recordings") or DATA / "none").glob("*_*"))}}
     found = []
-    for path in sorted(DATA.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            found += [path.stem] if (file.metadata() or {}).get("kind") == kind else []
+    for prefix, folder in folders.items():
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                found += [prefix + path.stem] if (file.metadata() or {}).get("kind") == kind else []
     return found
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """sha256 over names and bytes: a flipped bit in the middle of a file is found, too."""
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
+    """sha256 over kind, configuration, card, and of each tensor name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps([about[key] for key in ("kind", "config", "card")]).encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
+        value = tensors[name].contiguous()
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from clipnotes import films, grammar, hub
-from clipnotes.films import EVENTS
-from clipnotes.toyworld import TRAIN_STYLES
+from clipnotes import grammar, hub, video
+from clipnotes.toyworld import TRAIN_STYLES, films
+from clipnotes.toyworld.films import EVENTS
 
 
 def test_every_event_has_a_reverse_that_is_another_event():
@@ -123,11 +123,11 @@ def test_only_styles_and_names_that_were_asked_for():
 
 
 def test_sampling_of_frames():
-    assert films.sample(10, 4) == [0, 3, 6, 9]
-    assert films.sample(3, 8) == [0, 1, 2], "a short film is taken whole"
-    assert films.sample(100, 1) == [0]
+    assert video.sample(10, 4) == [0, 3, 6, 9]
+    assert video.sample(3, 8) == [0, 1, 2], "a short film is taken whole"
+    assert video.sample(100, 1) == [0]
     with pytest.raises(ValueError, match="of a film of 0"):
-        films.sample(0, 4)
+        video.sample(0, 4)
 
 
 def test_a_data_set_with_the_columns_of_the_real_ones():
@@ -135,9 +135,9 @@ def test_a_data_set_with_the_columns_of_the_real_ones():
     rows = films.as_dataset(batch)
     assert rows.column_names == ["video", "video_id", "caption", "label"]
     assert rows.features["label"].names == list(EVENTS) and rows[2]["caption"] == batch["captions"][2]
-    frames, mask = films.stack(rows["video"], 8, 64)
+    frames, mask = video.stack(rows["video"], 8, 64)
     assert torch.equal(mask, batch["mask"]) and (frames - batch["frames"]).abs().max() <= 1 / 255
-    frames, mask = films.stack(rows["video"], 3, 32)
+    frames, mask = video.stack(rows["video"], 3, 32)
     assert frames.shape == (5, 3, 3, 32, 32) and mask.all()
 
 
@@ -172,18 +172,18 @@ def folder(tmp_path_factory):
 
 def test_a_film_file_is_decoded(folder):
     root, batch = folder
-    found = hub.decode(root / "msrvtt" / "TestVideo" / "video0.mp4", 4)
+    found = video.decode(root / "msrvtt" / "TestVideo" / "video0.mp4", 4)
     assert len(found) == 4
-    frames, mask = films.stack([str(root / "msrvtt" / "TestVideo" / "video0.mp4")], 8, 64)
+    frames, mask = video.stack([str(root / "msrvtt" / "TestVideo" / "video0.mp4")], 8, 64)
     assert mask.all() and (frames[0] - batch["frames"][0]).abs().mean() < 0.03
 
 
 def test_what_is_no_film_is_refused(tmp_path):
     (tmp_path / "x.mp4").write_bytes(b"no film")
     with pytest.raises(ValueError, match="not a film that can be read"):
-        hub.decode(tmp_path / "x.mp4", 4)
+        video.decode(tmp_path / "x.mp4", 4)
     with pytest.raises(FileNotFoundError, match="no film"):
-        hub.decode(tmp_path / "y.mp4", 4)
+        video.decode(tmp_path / "y.mp4", 4)
     with pytest.raises(FileNotFoundError, match="No films in"):
         hub.local_films(tmp_path / "nowhere")
 
@@ -191,7 +191,7 @@ def test_what_is_no_film_is_refused(tmp_path):
 def test_films_without_their_reader(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ModuleNotFoundError, match="pip install av"):
-        hub.decode("x.mp4", 4)
+        video.decode("x.mp4", 4)
 
 
 def test_local_films(folder):
@@ -250,12 +250,12 @@ def test_a_broken_archive_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_importing_films_opens_no_connection_and_needs_no_reader():
-    source = "import sys; import clipnotes.films, clipnotes.hub; print('av' in sys.modules)"
+    source = "import sys; import clipnotes.toyworld.films, clipnotes.video, clipnotes.hub; print('av' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_shorter_films_are_padded():
     rows = films.as_dataset(films.films(1, seed=1))
-    frames, mask = films.stack(rows["video"], 12, 64)
+    frames, mask = video.stack(rows["video"], 12, 64)
     assert frames.shape[1] == 12 and mask.sum() == len(rows[0]["video"])

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from clipnotes import films, temporal
+from clipnotes import temporal
 from clipnotes.clip import load_clip
+from clipnotes.toyworld import films
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from clipnotes import grammar, solids, toyworld
+from clipnotes import grammar, toyworld
+from clipnotes.files import PACKAGE
+from clipnotes.toyworld import solids
 
 GENERATORS = (toyworld.singles, toyworld.crops, toyworld.counted, toyworld.line_art, toyworld.renders,
               toyworld.scenes, toyworld.detection, toyworld.perspective)
@@ -42,7 +43,7 @@ def test_generator_hash_does_not_depend_on_threads_or_process():
 
 
 def test_sprite_sheets_are_the_recorded_ones():
-    data = Path(toyworld.__file__).parent / "data"
+    data = PACKAGE / "data"
     facts = json.loads((data / "sprites.json").read_text())
     assert list(facts["styles"]) == list(toyworld.STYLES)
     for style, row in facts["styles"].items():
@@ -52,6 +53,16 @@ def test_sprite_sheets_are_the_recorded_ones():
     assert (ink[drawn] > 100).all() and (ink[~drawn] == 0).all()
     assert drawn[:4].all(), "the four main training styles have drawn every concept"
     assert drawn[toyworld.STYLES.index("emojitwo")].sum() > 250
+
+
+def test_a_damaged_sheet_is_named(tmp_path, monkeypatch):
+    from clipnotes.toyworld import drawings
+
+    for path in (PACKAGE / "data").glob("sprites.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes()[: None if "fluent3d" not in path.name else 1000])
+    monkeypatch.setattr(drawings, "_DATA", tmp_path)
+    with pytest.raises(RuntimeError, match="sprites.fluent3d.webp is damaged"):
+        drawings.sprites.__wrapped__()
 
 
 def test_boxes_hold_the_object_tightly():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from clipnotes import toyworld, weights
+from clipnotes import files, toyworld, weights
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "counter": torch.tensor(3)}
 
@@ -49,12 +49,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "some.safetensors"
     path.write_bytes(save(TENSORS, {"kind": "old"}))
     before = path.read_bytes()
-    monkeypatch.setattr(weights.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         weights.save_weights(TENSORS, path, "thing", {}, {})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_what_ships_is_listed_by_kind():
-    assert weights.shipped("clip") == ["tiny-rn", "tiny"] and "ch02_lseg" in weights.shipped("lseg")
+    assert weights.shipped("clip") == ["tiny-rn", "tiny"] and weights.shipped("lseg") == ["02_lseg/lseg"]
     assert json.dumps(weights.shipped("nothing")) == "[]"

@@ -31,7 +31,7 @@ from clipnotes.lseg import load_lseg
 from clipnotes.weights import load_weights, save_weights, toy_world
 from hygiene import bare, definitions
 from notebooks import ROOT, code_cells, defined, read, tags, write_json
-from tools.train_clip import log_run
+from recordings.tiny.train import log_run
 
 NOTEBOOK = ROOT / "chapters" / "07_clipasso.ipynb"
 OUT = ROOT / "clipnotes" / "data" / "ch07_clipasso.json"

@@ -28,12 +28,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clipnotes import films
+from clipnotes import video
 from clipnotes.clip import CLIP, load_clip
 from clipnotes.temporal import encode_films
+from clipnotes.toyworld import films
 from clipnotes.weights import save_weights, stored, toy_world, write
 from notebooks import ROOT, defined, read, record_run, recorded_runs, write_json
-from tools.train_clip import log_run
+from recordings.tiny.train import log_run
 
 NOTEBOOK = ROOT / "chapters" / "08_clip4clip.ipynb"
 BUILD, OUT = ROOT / "build" / "ch08", ROOT / "clipnotes" / "data" / "ch08_clip4clip.json"
@@ -126,7 +127,7 @@ def thinned(films_: dict, count: int, how: str, seed: int) -> dict:
     mask = torch.zeros(len(frames), count, dtype=torch.long)
     for i, n in enumerate(films_["mask"].sum(1).tolist()):
         if how == "even":
-            kept = films.sample(n, count)
+            kept = video.sample(n, count)
         else:
             kept = list(range(n))[:count] if how == "first" else torch.randperm(n, generator=g)[:count].sort().values
         frames[i, : len(kept)], mask[i, : len(kept)] = films_["frames"][i, kept], 1

@@ -34,11 +34,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from torch import Tensor
 
-from clipnotes import films, grammar, metrics
+from clipnotes import grammar, metrics
 from clipnotes.clip import CLIP, load_clip
+from clipnotes.toyworld import films
 from clipnotes.weights import save_weights, stored, toy_world
 from notebooks import ROOT, code_cells, defined, read, record_run, recorded_runs, write_json
-from tools.train_clip import log_run
+from recordings.tiny.train import log_run
 
 NOTEBOOK = ROOT / "chapters" / "09_actionclip.ipynb"
 BUILD, OUT = ROOT / "build" / "ch09", ROOT / "clipnotes" / "data" / "ch09_actionclip.json"

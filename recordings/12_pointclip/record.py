@@ -36,8 +36,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipnotes import grammar, metrics, solids
+from clipnotes import grammar, metrics
 from clipnotes.clip import load_clip
+from clipnotes.toyworld import solids
 from hygiene import bare
 from notebooks import ROOT, code_cells, defined, read, record_run, recorded_runs, write_json
 

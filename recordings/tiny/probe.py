@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 import torch.nn.functional as F
+from tools.eval_clip import SEED, evaluate, image_embeddings, name_scores, naming, pool_names, show
 
 from clipnotes import grammar, toyworld
 from clipnotes.clip import CLIP, load_clip
 from clipnotes.metrics import topk_accuracy
 from clipnotes.prompts import class_embeddings
-from tools.eval_clip import SEED, evaluate, image_embeddings, name_scores, naming, pool_names, show
 from tools.notebooks import write_json
 
 BOOK = Path(__file__).parent.parent / "book"

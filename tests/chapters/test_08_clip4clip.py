@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes import check, films, metrics
+from clipnotes import check, metrics
 from clipnotes.clip import clip_loss
 from clipnotes.temporal import backwards, encode_films
+from clipnotes.toyworld import films
 from notebooks import ROOT
 
 NOTEBOOK = ROOT / "chapters" / "08_clip4clip.ipynb"

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes import check, films, grammar
+from clipnotes import check, grammar
 from clipnotes.clip import clip_loss, load_clip
+from clipnotes.toyworld import films
 from notebooks import ROOT
 
 NOTEBOOK = ROOT / "chapters" / "09_actionclip.ipynb"

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes import check, grammar, hub, solids
+from clipnotes import check, grammar, hub
 from clipnotes.clip import CLIP, CLIPConfig
+from clipnotes.toyworld import solids
 from notebooks import ROOT, code_cells, read
 
 NOTEBOOK = ROOT / "chapters" / "12_pointclip.ipynb"

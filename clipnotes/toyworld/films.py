@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from . import toyworld
-from .grammar import COUNTS, TINTS, article, concepts, countable, plural
-from .temporal import backwards
+from clipnotes.grammar import COUNTS, TINTS, article, concepts, countable, plural
+from clipnotes.temporal import backwards
+from clipnotes.toyworld.drawings import TRAIN_STYLES, choose, sprites, tiles_of
+from clipnotes.toyworld.painting import Place, draw_grounds, recolour
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def captions(events: Tensor, labels: Tensor, others: Tensor, backwards: bool = F
 
 
 def films(n: int, seed: int = 0, size: int = 64, *, frames: tuple[int, int] = (5, 8),
-          events: Sequence[str] = _NAMES, styles: Sequence[str] = toyworld.TRAIN_STYLES,
+          events: Sequence[str] = _NAMES, styles: Sequence[str] = TRAIN_STYLES,
           names: Sequence[str] | None = None) -> dict:
     """Films of one event each. `frames`: the fewest and the most frames of a film.
 
@@ -82,18 +81,18 @@ def films(n: int, seed: int = 0, size: int = 64, *, frames: tuple[int, int] = (5
         raise ValueError(f"A film has at least one frame, and frames = (fewest, most): {frames} is not that.")
     g = torch.Generator().manual_seed(seed)
     names = [c.name for c in concepts() if countable(c.name)] if names is None else names  # "four milk" is no caption
-    labels, style = toyworld._choose(g, n, styles, names)
-    others, other_style = toyworld._choose(g, n, styles, names)
+    labels, style = choose(g, n, styles, names)
+    others, other_style = choose(g, n, styles, names)
     others = torch.where(others == labels, labels.roll(1), others)  # two of a name would be no event
-    other_style = torch.where(toyworld.sprites()[1][other_style, others], other_style, style.roll(1))
+    other_style = torch.where(sprites()[1][other_style, others], other_style, style.roll(1))
     event = torch.tensor([_NAMES.index(e) for e in events])[torch.randint(0, len(events), (n,), generator=g)]
     length = torch.randint(least, most + 1, (n,), generator=g)
-    canvas, _, _ = toyworld._grounds(g, n, size)
+    canvas, _, _ = draw_grounds(g, n, size)
     path = _path(g, n, size)
-    tiles = [toyworld._tiles(style, labels), toyworld._tiles(other_style, others)]
-    tiles += [toyworld._tint(tiles[0], torch.full((n,), list(TINTS).index(c))) for c in ("blue", "red")]
+    looks = [tiles_of(style, labels), tiles_of(other_style, others)]
+    looks += [recolour(looks[0], torch.full((n,), list(TINTS).index(c))) for c in ("blue", "red")]
     mask = (torch.arange(most) < length.view(n, 1)).long()
-    pictures = torch.stack([_frame(canvas, tiles, path, event, t, length, size) for t in range(most)], 1)
+    pictures = torch.stack([_frame(canvas, looks, path, event, t, length, size) for t in range(most)], 1)
     return dict(frames=pictures * mask.view(n, most, 1, 1, 1), mask=mask, labels=labels, others=others, events=event,
                 captions=captions(event, labels, others))
 
@@ -109,7 +108,7 @@ def _path(g: torch.Generator, n: int, size: int) -> dict[str, Tensor]:
                 degrees=draw(-20, 20), turn=draw(240, 330), flip=draw(0, 1), change=draw(400, 600))
 
 
-def _frame(canvas: Tensor, tiles: list[Tensor], path: dict, event: Tensor, t: int, length: Tensor, size: int) -> Tensor:
+def _frame(canvas: Tensor, looks: list[Tensor], path: dict, event: Tensor, t: int, length: Tensor, size: int) -> Tensor:
     """Frame t of all films. An event with an odd number is its partner run backwards: time runs from 1000 to 0."""
     last = (length - 1).clamp(min=1)
     step = torch.minimum(torch.tensor(t), last)
@@ -126,9 +125,9 @@ def _frame(canvas: Tensor, tiles: list[Tensor], path: dict, event: Tensor, t: in
     y = when(8, y + path["far"] // 2 - path["far"] * hop // 1000, y)
     side = when(2, path["small"] + (path["large"] - path["small"]) * time // 1000, path["side"])
     degrees = when(7, path["degrees"] - path["turn"] * time // 1000, path["degrees"])
-    tile = tiles[0].clone()
+    tile = looks[0].clone()
     for look, rows in enumerate(((kind == 0) & past, (kind == 3) & ~past, (kind == 3) & past), 1):
-        tile[rows] = tiles[look][rows]
+        tile[rows] = looks[look][rows]
     tile[kind == 1] *= time[kind == 1].view(-1, 1, 1, 1) / 1000
     crowd = (kind == 4) & past
     quarter = when(4, side * 7 // 10, side)
@@ -136,7 +135,7 @@ def _frame(canvas: Tensor, tiles: list[Tensor], path: dict, event: Tensor, t: in
     for copy, (right, low) in enumerate(_CORNERS.tolist()):
         here = (crowd if copy else torch.ones_like(crowd)).nonzero().squeeze(1)
         spread_x, spread_y = ((2 * d - 1) * path["side"] // 2 for d in (right, low))
-        at = toyworld._Place(torch.where(crowd, x + spread_x, x)[here], torch.where(crowd, y + spread_y, y)[here],
+        at = Place(torch.where(crowd, x + spread_x, x)[here], torch.where(crowd, y + spread_y, y)[here],
                              quarter[here], degrees[here], path["flip"][here])
         image[here], _ = at.paint(image[here], tile[here])
     return image.clamp(0, 1)
@@ -163,28 +162,3 @@ def as_dataset(batch: dict):
     kinds = Features(video=List(ImageColumn()), video_id=Value("string"), caption=Value("string"),
                      label=ClassLabel(names=list(_NAMES)))
     return Dataset.from_dict(rows, features=kinds)
-
-
-def sample(count: int, frames: int) -> list[int]:
-    """Which `frames` of `count` pictures stand for a film: evenly spread, first and last among them (the released
-    `slice_framepos 2`); all of them where there are not so many. Raises ValueError for an empty film."""
-    if count < 1 or frames < 1:
-        raise ValueError(f"Cannot take {frames} frames of a film of {count}: give at least one of each.")
-    return np.linspace(0, count - 1, min(count, frames)).astype(int).tolist()
-
-
-def stack(videos: Sequence, frames: int, size: int) -> tuple[Tensor, Tensor]:
-    """The column `video` of a data set as tensors: (B x frames x 3 x size x size in [0, 1], mask B x frames).
-
-    Each video: a list of PIL pictures, or a file that `hub.decode` reads. Shorter films are padded with black frames.
-    """
-    from . import hub
-
-    pictures = torch.zeros(len(videos), frames, 3, size, size)
-    mask = torch.zeros(len(videos), frames, dtype=torch.long)
-    for i, video in enumerate(videos):
-        film = video if isinstance(video, list) and isinstance(video[0], Image.Image) else hub.decode(video, frames)
-        kept = [film[k] for k in sample(len(film), frames)]
-        pictures[i, : len(kept)] = torch.stack([hub.to_tensor(p, size) for p in kept])
-        mask[i, : len(kept)] = 1
-    return pictures, mask

@@ -1,0 +1,40 @@
+"""The toy world: pictures of emoji, made by code on tensors, with captions, masks, boxes and depth; films; solids.
+
+Placement, labels, boxes and depth are integer arithmetic, so they are equal to the bit under a seed on any machine;
+pixels agree within one level. Every generator returns a plain dict of tensors and lists; `as_dataset` wraps it with
+the columns of a real data set, and `Stream` feeds a training loop. Films: `from clipnotes.toyworld import films`;
+solids and their clouds: `from clipnotes.toyworld import solids`.
+"""
+
+from clipnotes.grammar import concepts
+from clipnotes.toyworld import films, solids
+from clipnotes.toyworld.drawings import (
+    HELD_OUT_STYLE,
+    STYLES,
+    TRAIN_STYLES,
+    VERSION,
+    choose,
+    name_indices,
+    names,
+    sprites,
+    tiles_of,
+)
+from clipnotes.toyworld.painting import Place, draw_grounds, edges, recolour
+from clipnotes.toyworld.pictures import counted, crops, line_art, renders, singles
+from clipnotes.toyworld.scenery import (
+    batch_seed,
+    detection,
+    episodes,
+    label_map,
+    label_names,
+    perspective,
+    postcard,
+    scenes,
+)
+from clipnotes.toyworld.training import MIX, Stream, as_dataset, generator_hash, pretraining
+
+__all__ = ["HELD_OUT_STYLE", "MIX", "STYLES", "TRAIN_STYLES", "VERSION", "Place", "Stream", "as_dataset", "batch_seed",
+           "choose", "concepts", "counted", "crops", "detection",
+           "draw_grounds", "edges", "episodes", "films", "generator_hash",
+           "label_map", "label_names", "line_art", "name_indices", "names", "perspective", "postcard",
+           "pretraining", "recolour", "renders", "scenes", "singles", "solids", "sprites", "tiles_of"]
