@@ -15,7 +15,7 @@ from torch import nn
 
 import clipnotes.clip as library
 from clipnotes import check, lseg, strokes
-from clipnotes.check.parity import components
+from clipnotes.check.parity import components, find
 from clipnotes.tokenizer import Tokenizer
 from notebooks import ROOT, defined
 
@@ -353,7 +353,8 @@ def pointclip_fuse():
 def pointclip_smooth_loss():
     logits, labels = torch.randn(4, 5), torch.tensor([4, 0, 2, 2])
     each = torch.stack([COURSE.ch12.smooth_loss(logits[i : i + 1], labels[i : i + 1], 0.1) for i in range(4)])
-    return {"in/logits": logits, "in/labels": labels, "out/loss": each.mean(), "out/loss_per_sample": each}, {"eps": 0.1}
+    out = {"out/loss": each.mean(), "out/loss_per_sample": each}
+    return {"in/logits": logits, "in/labels": labels, **out}, {"eps": 0.1}
 
 
 def pointclip_v2_project():
@@ -428,7 +429,7 @@ NAMES = components()
 
 
 def test_there_are_two_files_for_each_component_and_no_file_without_one():
-    files = {package._find(name).file for name in NAMES}
+    files = {find(name).file for name in NAMES}
     assert files == set(SECOND) == {path.stem for path in GOLDEN.glob("*.safetensors")}
 
 
@@ -441,7 +442,7 @@ def test_our_code_equals_the_release(name, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_and_constants_come_from_the_file(name, second):
-    official, (tensors, _) = load_file(GOLDEN / f"{package._find(name).file}.safetensors"), check.golden(name)
+    official, (tensors, _) = load_file(GOLDEN / f"{find(name).file}.safetensors"), check.golden(name)
     assert any(key not in official or official[key].shape != value.shape for key, value in tensors.items())
     assert check.parity(name, RIGHT[name]()) is not None
 
@@ -644,7 +645,7 @@ def test_a_slip_is_refused_on_both_files(method, file, request):
         name = f"{method}.{part}"
         with pytest.raises(AssertionError, match=f"^{name} (differs from the release|could not be compared)") as told:
             check.parity(name, candidate)
-        assert f"\nUsual causes: {package._find(name).mistakes}" in str(told.value)
+        assert f"\nUsual causes: {find(name).mistakes}" in str(told.value)
 
 
 class RenamedWeight(library.VisionTransformer):
@@ -800,9 +801,9 @@ def test_each_component_says_what_it_takes_its_mistakes_and_its_release():
     origin = (GOLDEN / "ORIGIN.md").read_text("utf-8")
     origins = dict(re.findall(r"^\| [^|]+ \| ([\w/-]+) \| `([0-9a-f]{40})`", origin, re.M))
     for name in NAMES:
-        part = package._find(name)
+        part = find(name)
         assert part.mistakes and "->" in part.compare.__doc__, name
-        repository, commit = (part.release or package._module(name.split(".")[0]).RELEASE).split(" at ")
+        repository, commit = part.oracle.split(" at ")
         assert len(commit) == 7 and origins[repository].startswith(commit), name
 
 

@@ -30,8 +30,8 @@ class Exercise:
     twins: two or more wrong answers, of the same kind as the reference, each with its own hint.
     hint: what to think of where an answer is wrong in another way.
     cases: gives the same inputs at each call: two or more tuples of arguments. Not for a value.
-    use: (answer, *case) -> what is compared with the reference's; without it the answer is called. With a component:
-        (answer) -> its candidate, where the answer is only a part of it.
+    use: (answer, *case) -> what is compared with the reference's; without it the answer is called. With a
+        component: (answer) -> its candidate, where the answer is only a part of it.
     component: the official numbers of `check.parity` judge, "clip.loss", and give the cases.
     judge: answer -> True, or the hint for what is wrong, where an answer cannot be compared by values.
     bug: the wrong version in the notebook that is to be mended; what behaves like it is not attempted.

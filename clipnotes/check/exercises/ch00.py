@@ -55,7 +55,7 @@ EXERCISES = {
     "ranks": Exercise(
         reference=lambda table: (table > table.diagonal()[:, None]).sum(1) + 1,
         twins=[(lambda table: (table > table.diagonal()[:, None]).sum(1), "the first place is 1, not 0."),
-               (lambda table: (table > table.diagonal()).sum(0) + 1, "those are columns; a picture asks its row.")],
+               (lambda table: (table > table.diagonal()).sum(0) + 1, "a picture asks along its row.")],
         hint="how many entries of the row are larger than the diagonal one?",
         cases=tables,
     ),

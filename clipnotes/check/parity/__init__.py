@@ -45,6 +45,11 @@ class Component:
     note: str
 
     @property
+    def oracle(self) -> str:
+        """The release that has computed its golden file: repository at commit."""
+        return self.release or import_module(self.compare.__module__).RELEASE
+
+    @property
     def mistakes(self) -> str:
         """The paragraph "Usual mistakes" of its docstring, in one line."""
         text = cleandoc(self.compare.__doc__ or "").partition("Usual mistakes:")[2]
@@ -76,7 +81,8 @@ def _module(method: str) -> Any:
     return import_module(f"{__name__}.{method}")
 
 
-def _find(name: str) -> Component:
+def find(name: str) -> Component:
+    """A component by its name. Raises ValueError, with all names, where there is none."""
     method, _, part = name.partition(".")
     known = method in {module.name for module in iter_modules(__path__)}
     found = getattr(_module(method), part, None) if known else None
@@ -93,7 +99,7 @@ def golden(name: str) -> tuple[Tensors, Config]:
     """
     from safetensors import safe_open
 
-    file = _find(name).file
+    file = find(name).file
     path = shared(f"golden/{file}.safetensors")
     if path is None:
         raise ValueError(f"{file}.safetensors with the numbers for {name!r} is missing: install again.")
@@ -169,7 +175,7 @@ def difference(got: Any, expected: Tensor) -> float:
 @torch.no_grad()
 def pairs(name: str, candidate: Any) -> list[tuple]:
     """What a candidate gives and what the release gives, pair by pair. Raises what the candidate raises."""
-    return list(_find(name).compare(candidate, *golden(name)))
+    return list(find(name).compare(candidate, *golden(name)))
 
 
 def verdict(name: str, found: list[tuple]) -> tuple[float, float]:
@@ -191,7 +197,7 @@ def explained(name: str, error: Exception) -> AssertionError:
     """Why a comparison failed, and the component's usual mistakes."""
     text = str(error) or type(error).__name__
     text = text if text.startswith(name) else f"{name} could not be compared. {text}"
-    return AssertionError(f"{text}\nUsual causes: {_find(name).mistakes}")
+    return AssertionError(f"{text}\nUsual causes: {find(name).mistakes}")
 
 
 def parity(name: str, candidate: Any) -> float | None:
@@ -208,7 +214,7 @@ def parity(name: str, candidate: Any) -> float | None:
     for it.
     Raises AssertionError with the usual mistakes where the candidate differs, ValueError for an unknown name.
     """
-    part = _find(name)
+    part = find(name)
     if candidate is None:
         return not_attempted(name)
     try:
@@ -217,9 +223,8 @@ def parity(name: str, candidate: Any) -> float | None:
         if is_stub(error, candidate):
             return not_attempted(name)
         raise explained(name, error) from error
-    oracle = part.release or _module(name.partition(".")[0]).RELEASE
     bound = f"at most {_power(allowed)}" if allowed else "exactly"
-    entry = dict(id=name, oracle=oracle, tolerance=allowed, note=part.note)
+    entry = dict(id=name, oracle=part.oracle, tolerance=allowed, note=part.note)
     shown("parity", entry, f"{name}: equal to the release ({bound})")
     return worst
 

@@ -101,8 +101,8 @@ def sampling(candidate: Any, tensors: Tensors, config: Config) -> Pairs:
 
 
 @component("rasteriser", release="BachiLi/diffvg at 85802a7",
-           note="the release draws random samples, 12×12 a pixel: 0.05 is allowed a pixel, 0.005 on average, 3 % "
-                "for the gradient of a loss and for its change when a point moves")
+           note="the release draws random samples, 12×12 a pixel: 0.05 is allowed a pixel, 0.005 on average, "
+                "3 % for the gradient of a loss and for its change when a point moves")
 def rasteriser(candidate: Any, tensors: Tensors, config: Config) -> Pairs:
     """(points B×N×4×2, width, size) -> B×3×H×W, or B×1×H×W. size: a number, or (H, W) where the canvas is not
     square.
