@@ -258,7 +258,8 @@ def borrowed(answer: Any, names: Sequence[str]) -> str:
         answer = type(answer)
     if isinstance(answer, type):
         for base in answer.__mro__[1:]:
-            if base.__module__ == answer.__module__ or base.__module__.startswith("clipnotes."):
+            own = base.__module__ == answer.__module__ or base.__module__.startswith("clipnotes.")
+            if own or base.__name__ in names:
                 return base.__name__
     used = {getattr(answer, "__name__", type(answer).__name__)}
     for function in own_functions(answer):
