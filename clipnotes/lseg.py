@@ -317,7 +317,8 @@ class LSeg(nn.Module):
 
 def start_from_clip(model: LSeg) -> LSeg:
     """Give the image encoder the frozen CLIP's weights; one of fewer blocks gets the first ones."""
-    tower, state = model.pretrained.model, model.clip_pretrained.visual.state_dict()
+    tower = model.pretrained.model
+    state = model.clip_pretrained.visual.state_dict()
     tower.load_state_dict({name: state[name] for name in tower.state_dict()})
     return model
 
