@@ -483,12 +483,16 @@ def wrong_figure(cell: NotebookNode, figure: str, share: bool, source: str, page
         yield f"cell {cell.id}: {figure} is written, its source {source} gives {value:.4g}"
 
 
+# Digits of noise, and seconds of a clock.
+UNSETTLED = r"\d\.\d{7,}|(?<![\d.])[1-9]\d*\.\d{5,}|\b\d+(\.\d+)? ?(ms|s|sec|seconds)\b(?! long| film| clip)"
+
+
 def settled_outputs(page: Page) -> Iterator[str]:
     """No clock time and no digits of noise in a stored output: executing again changes nothing."""
     for cell in page.code:
         for output in cell.outputs:
             text = output.get("text", "") or output.get("data", {}).get("text/plain", "")
-            if found := re.search(r"\d\.\d{6,}|\b\d+(\.\d+)? ?(ms|s|sec|seconds)\b(?! long| film| clip)", text):
+            if found := re.search(UNSETTLED, text):
                 yield f"cell {cell.id} shows {found[0]!r}: round at the source, and keep clock times out"
 
 
@@ -662,6 +666,11 @@ def outcomes_tested(page: Page) -> Iterator[str]:
 BLANK = re.compile(r"^ *### BEGIN SOLUTION\n.*?^ *### END SOLUTION$", re.M | re.S)
 
 
+def is_plain(stub: NotebookNode) -> bool:
+    """Does nbgrader leave this stub alone? So for a bug that has to stay, and for a value that is None."""
+    return facts(stub).get("kind") == "debug" or not definitions(stub.source)
+
+
 def whole_exercises(page: Page) -> Iterator[str]:
     """Exercises of all five kinds; each has a stub, a self-check that tells nothing, and a solution."""
     kinds = []
@@ -676,8 +685,8 @@ def whole_exercises(page: Page) -> Iterator[str]:
             yield f"exercise {name} is of kind {told.get('kind')!r}: write {', '.join(KINDS)}"
         if not re.fullmatch(r"O\d", told.get("outcome", "")):
             yield f'exercise {name} must name its outcome: clipnotes.outcome = "O2"'
-        if told.get("kind") != "debug" and not re.search(BLANK, cells["exercise"].source):
-            yield f"the stub of {name} needs its blank between ### BEGIN SOLUTION and ### END SOLUTION"
+        if bool(re.search(BLANK, cells["exercise"].source)) == is_plain(cells["exercise"]):
+            yield f"the stub of {name} needs ### BEGIN SOLUTION and ### END SOLUTION around its blank (no value or bug)"
         if "check" in cells and f'check.exercise("{page.path.stem[:2]}.{name}", ' not in cells["check"].source:
             yield f'the check cell of {name} is check.exercise("{page.path.stem[:2]}.{name}", ...): no answer, no hint'
     for kind in KINDS:
@@ -692,12 +701,12 @@ TEST = {"grade": True, "solution": False, "locked": True, "task": False, "schema
 def graded(page: Page) -> Iterator[str]:
     """nbgrader's marks: the stub is to be filled in, the self-check is locked and worth points, the solution is none.
 
-    The stub of a debug exercise carries no marks: its bug has to stay when nbgrader clears the solutions.
+    The stub of a value or of a bug carries no marks: it has to stay when nbgrader clears the solutions.
     """
     for name, cells in page.exercises.items():
-        debug = "exercise" in cells and facts(cells["exercise"]).get("kind") == "debug"
+        plain = "exercise" in cells and is_plain(cells["exercise"])
         marks = {role: cell.metadata.get("nbgrader", {}) for role, cell in cells.items()}
-        expected = {"exercise": {} if debug else STUB | {"grade_id": name},
+        expected = {"exercise": {} if plain else STUB | {"grade_id": name},
                     "check": TEST | {"grade_id": f"{name}-check"},
                     "solution": TEST | {"grade_id": f"{name}-solution", "points": 0}}
         for role, wanted in expected.items():

@@ -73,10 +73,14 @@ def defined(path: Path) -> SimpleNamespace:
 
 
 def printed(cell: NotebookNode) -> str:
-    """What a cell has printed."""
-    return "".join(
-        o.text for o in cell.get("outputs", []) if o.output_type == "stream" and o.name == "stdout"
-    )
+    """The text that a cell has shown: what it printed, and the lines of claims and parity."""
+    found = []
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream" and output.name == "stdout":
+            found.append(output.text)
+        elif set(output.get("data", {})) == {"text/plain"}:
+            found.append(output.data["text/plain"])
+    return "\n".join(found)
 
 
 def register_of(notebook: Path) -> dict[str, dict]:
