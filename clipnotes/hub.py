@@ -13,25 +13,23 @@
 | "ucf101" | sayakpaul/ucf101-subset | 10 actions, split test 75 or so (0.2 GB) | not stated there |
 
 The sizes are what is fetched at the first call. Only `load` and `films` open a connection.
+Of a reader's own folders and tables nothing is left out without a word, but names that begin with a dot, `__MACOSX` and
+what file managers write (`Thumbs.db`, `desktop.ini`).
 """
 
-import json
-import os
-import shutil
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
-from clipnotes.pictures import to_tensor
-from clipnotes.video import decode
+from clipnotes.folders import below, captions, classes, table, tell, unpacked
+from clipnotes.pictures import open_picture, picture_fault, to_tensor
+from clipnotes.video import decode, film_fault
 
-__all__ = ["FILMS", "PHOTOS", "SETS", "decode", "films", "load", "local", "local_films", "meshes", "normalise", "photo",
-           "spread", "to_tensor"]
+__all__ = ["FILMS", "PHOTOS", "REVISIONS", "SETS", "decode", "films", "load", "local", "local_films", "meshes",
+           "normalise", "photo", "spread", "to_tensor"]
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,7 +47,12 @@ FILMS = MappingProxyType({
     "msrvtt": ("AlexZigma/msr-vtt", ("data/test_videos.zip", "data/test_videodatainfo.json.zip")),
     "ucf101": ("sayakpaul/ucf101-subset", ("UCF101_subset.tar.gz",)),
 })
-_FILM_ENDINGS = {".mp4", ".avi", ".webm", ".mkv", ".mov"}
+
+# repository: the commit that is fetched, so that a set stays what it was. The others have none yet: their newest is.
+REVISIONS = MappingProxyType({
+    "uoft-cs/cifar10": "0b2714987fa478483af9968de7c934580d0bb9a2",
+    "lmms-lab/NoCaps": "a26b3fe1e0021164ec430c57c48085d58f2fe922",
+})
 
 # Files inside scikit-image's wheel whose documentation says CC0 or public domain.
 PHOTOS = MappingProxyType({
@@ -87,7 +90,7 @@ def load(name: str, split: str = "test", limit: int | None = None) -> "Dataset":
 
     repository, columns = SETS[name]
     try:
-        dataset = load_dataset(repository, split=split)
+        dataset = load_dataset(repository, split=split, revision=REVISIONS.get(repository))
     except Exception as error:  # the libraries below raise a dozen kinds
         raise RuntimeError(
             f"The data set {name!r} ({repository}, {split}) could not be fetched. Check the network, or stay "
@@ -106,66 +109,40 @@ def spread(dataset: "Dataset", limit: int | None) -> "Dataset":
 def local(folder: str | Path) -> "Dataset":
     """Pictures of your own as a data set: one subfolder a class, its name the class name.
 
-    Columns image and label, as `load`. Raises FileNotFoundError where there are none.
+    Columns image and label, as `load`. Every file that Pillow can read is taken, whatever its ending; what is left out
+    is named in a warning. Raises FileNotFoundError where there are no pictures.
     """
-    folder = Path(folder)
-    names = sorted(p.name for p in folder.glob("*") if p.is_dir())
-    files = _labelled(folder, names, {".png", ".jpg", ".jpeg", ".webp"})
-    if not files:
-        raise FileNotFoundError(
-            f"No pictures in {folder}. Make a subfolder a class and put png, jpg or webp files there."
-        )
+    advice = "Make a subfolder a class and put png, jpg or webp files there."
+    names, files, labels = classes(Path(folder), "pictures", picture_fault, advice)
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageColumn
 
     features = Features(image=ImageColumn(), label=ClassLabel(names=names))
-    return Dataset.from_dict(
-        {"image": [f for f, _ in files], "label": [i for _, i in files]}, features=features
-    )
-
-
-def _labelled(folder: Path, names: list[str], endings: set[str]) -> list[tuple[str, int]]:
-    """The files of each class's subfolder with the class's number."""
-    found = ((p, i) for i, name in enumerate(names) for p in sorted((folder / name).iterdir()))
-    return [(str(p), i) for p, i in found if p.suffix.lower() in endings]
+    return Dataset.from_dict({"image": files, "label": labels}, features=features)
 
 
 def films(name: str, split: str = "test", limit: int | None = None) -> "Dataset":
     """Real films: column video (a file for `decode`), and caption (list of texts) or label (int).
 
     name: one of FILMS. Archives are fetched and unpacked once, beside where they are kept. limit: as in `load`.
-    Raises ValueError for an unknown name, RuntimeError where the films cannot be fetched.
+    Raises ValueError for an unknown name, RuntimeError where the films cannot be fetched or unpacked.
     """
     if name not in FILMS:
         raise ValueError(f"There are no films {name!r}. Write one of: {', '.join(FILMS)}.")
     from huggingface_hub import hf_hub_download
 
     repository, archives = FILMS[name]
+    pin = dict(repo_type="dataset", revision=REVISIONS.get(repository))
     try:
-        fetched = [Path(hf_hub_download(repository, a, repo_type="dataset")) for a in archives]
+        fetched = [Path(hf_hub_download(repository, archive, **pin)) for archive in archives]
     except Exception as error:  # the libraries below raise a dozen kinds
         raise RuntimeError(
             f"The films {name!r} ({repository}) could not be fetched. Check the network, or stay in tiny mode, or "
             f"take your own films: hub.local_films(folder). ({type(error).__name__}: {error})"
         ) from error
-    folder = _unpacked(fetched)
+    folder = unpacked(fetched)
     inner = [p for p in sorted(folder.rglob(split)) if p.is_dir()]  # UCF101 has a folder a split
     return spread(local_films(inner[0] if inner else folder), limit)
-
-
-def _unpacked(archives: list[Path]) -> Path:
-    """The folder that holds the archives' files, made under a temporary name, then renamed: never half of it."""
-    folder = archives[0].parent / f"{archives[0].name}.files"
-    if not folder.is_dir():
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-        try:
-            for archive in archives:
-                safely = {} if archive.suffix == ".zip" else {"filter": "data"}
-                shutil.unpack_archive(archive, temporary, **safely)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def local_films(folder: str | Path) -> "Dataset":
@@ -173,75 +150,67 @@ def local_films(folder: str | Path) -> "Dataset":
 
     Either one subfolder a class (as UCF101 and Kinetics: columns video, label), or films anywhere below and a JSON
     file with "sentences", each {"video_id": the film's name without its ending, "caption": ...} (as MSR-VTT: columns
-    video, video_id, caption). Raises FileNotFoundError where there are no films.
+    video, video_id, caption). What is left out is named in a warning. Raises FileNotFoundError where there are no
+    films, ValueError for a JSON file of another shape, ModuleNotFoundError without PyAV.
     """
     from datasets import ClassLabel, Dataset, Features, Value
 
     folder = Path(folder)
     said: dict[str, list[str]] = {}
-    for path in sorted(folder.rglob("*.json")):
-        for sentence in json.loads(path.read_text("utf-8")).get("sentences", []):
-            said.setdefault(sentence["video_id"], []).append(sentence["caption"])
-    if said:
-        videos = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _FILM_ENDINGS and p.stem in said]
-        rows = dict(video=[str(p) for p in videos], video_id=[p.stem for p in videos],
-                    caption=[said[p.stem] for p in videos])
-        features = None
-    else:
-        names = sorted(p.name for p in folder.glob("*") if p.is_dir())
-        files = _labelled(folder, names, _FILM_ENDINGS)
-        rows = dict(video=[f for f, _ in files], label=[i for _, i in files])
+    files = list(below(folder))
+    for path in (p for p in files if p.suffix.lower() == ".json"):
+        for video_id, caption in captions(path):
+            said.setdefault(video_id, []).append(caption)
+    advice = ("Make a subfolder a class and put mp4 or avi files there, or add a JSON file with the captions: "
+              '{"sentences": [{"video_id": ..., "caption": ...}]}.')
+    if not said:
+        names, files, labels = classes(folder, "films", film_fault, advice)
         features = Features(video=Value("string"), label=ClassLabel(names=names))
-    if not rows["video"]:
-        raise FileNotFoundError(
-            f"No films in {folder}. Make a subfolder a class and put mp4 or avi files there, or add a JSON file with "
-            'the captions: {"sentences": [{"video_id": ..., "caption": ...}]}.'
-        )
-    return Dataset.from_dict(rows, features=features)
+        return Dataset.from_dict(dict(video=files, label=labels), features=features)
+    faults = {p: film_fault(p) or (None if p.stem in said else "no caption") for p in files}
+    kept = [p for p in files if faults[p] is None]
+    left = [f"{p.name}: {why}" for p, why in faults.items() if why and p.suffix.lower() != ".json"]
+    left += [f"{name}: a caption without a film" for name in sorted(said.keys() - {p.stem for p in kept})]
+    tell(folder, "films", len(kept), left, advice)
+    rows = dict(video=[str(p) for p in kept], video_id=[p.stem for p in kept], caption=[said[p.stem] for p in kept])
+    return Dataset.from_dict(rows)
 
 
 def meshes(folder: str | Path, points: int = 1024, seed: int = 0) -> "Dataset":
     """Meshes of your own as clouds: columns points (P×3, in the unit ball, sampled by area), label, file.
 
-    The folder holds .obj files and `meshes.csv` with the columns file and class, and, if there are repeats, a column
-    same_geometry_as, which names other files, with ";" between them: of each shape only the first mesh is kept. The up
-    axis is y. Raises FileNotFoundError without such a table or a file of it, ValueError for columns that are missing or
-    a mesh without a surface, ModuleNotFoundError without trimesh.
+    The folder holds .obj files, or others that trimesh reads (.off, .ply, .stl, .glb), and `meshes.csv` with the
+    columns file and class, and, if there are repeats, a column same_geometry_as, which names other files, with ";"
+    between them: of each shape only the first mesh is kept. The up axis is y. Raises FileNotFoundError without such a
+    table or a file of it, ValueError, which names the file, for a table without these columns and a mesh that cannot be
+    read or has no surface, ModuleNotFoundError without trimesh.
     """
-    import csv
-
-    from clipnotes.toyworld.solids import as_dataset, unit_ball
-
     try:
-        import trimesh
+        import trimesh  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("Meshes are read with trimesh: run `pip install trimesh`, then try again.") from error
+    from datasets import Array2D, ClassLabel, Dataset, Features, Value
+
+    from clipnotes.meshes import cloud
+
     folder = Path(folder)
     if not (folder / "meshes.csv").is_file():
         raise FileNotFoundError(f"There is no meshes.csv in {folder}. It names the files: columns file and class.")
-    with open(folder / "meshes.csv", newline="", encoding="utf-8") as table:
-        rows = list(csv.DictReader(table))
-    if not rows or not {"file", "class"} <= set(rows[0]):
-        raise ValueError(f"{folder / 'meshes.csv'} needs the columns file and class, and at least one row.")
-    rows = _distinct(rows)
-    names, found = sorted({row["class"] for row in rows}), []
-    for row in rows:
-        if not (folder / row["file"]).is_file():
-            raise FileNotFoundError(f"There is no file {row['file']!r} in {folder}, but meshes.csv names it.")
-        mesh = trimesh.load(folder / row["file"], force="mesh", skip_materials=True)
-        if not len(getattr(mesh, "faces", ())) or not mesh.area > 0:
-            raise ValueError(f"{row['file']!r} has no surface to sample points from.")
-        found.append(torch.from_numpy(np.array(trimesh.sample.sample_surface(mesh, points, seed=seed)[0])).float())
-    labels = torch.tensor([names.index(row["class"]) for row in rows])
-    data = as_dataset(dict(points=unit_ball(torch.stack(found)), labels=labels, names=names))
-    return data.add_column("file", [row["file"] for row in rows])
+    rows = _distinct(table(folder / "meshes.csv", ("file", "class")))
+    if missing := [row["file"] for row in rows if not (folder / row["file"]).is_file()]:
+        raise FileNotFoundError(f"There is no file {missing[0]!r} in {folder}, but meshes.csv names it.")
+    names = sorted({row["class"] for row in rows})
+    columns = dict(points=np.stack([cloud(folder / row["file"], points, seed) for row in rows]),
+                   label=[names.index(row["class"]) for row in rows], file=[row["file"] for row in rows])
+    kinds = Features(points=Array2D((points, 3), "float32"), label=ClassLabel(names=names), file=Value("string"))
+    return Dataset.from_dict(columns, features=kinds)
 
 
 def _distinct(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """The rows of a table of meshes without those that repeat the geometry of a row before them."""
     kept: dict[str, dict[str, str]] = {}
     for row in rows:
-        if kept.keys().isdisjoint((row.get("same_geometry_as") or "").split(";")):
+        if kept.keys().isdisjoint(row.get("same_geometry_as", "").split(";")):
             kept[row["file"]] = row
     return list(kept.values())
 
@@ -251,20 +220,11 @@ def photo(name: str | Path, size: int = 224) -> Tensor:
 
     Raises FileNotFoundError for neither, ValueError for a file that is no picture.
     """
+    path = Path(name)
     if str(name) in PHOTOS:
         import skimage.data
 
         path = Path(skimage.data.__file__).parent / PHOTOS[str(name)]
-    else:
-        path = Path(name)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no file {str(name)!r}. Give a path, or one of: {', '.join(PHOTOS)}."
-        )
-    try:
-        with Image.open(path) as picture:
-            return to_tensor(picture, size)[None]
-    except OSError as error:
-        raise ValueError(
-            f"{str(name)!r} is not a picture that can be read. Give a png, jpg or webp file."
-        ) from error
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(name)!r}. Give a path, or one of: {', '.join(PHOTOS)}.")
+    return to_tensor(open_picture(path), size)[None]
