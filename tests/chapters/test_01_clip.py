@@ -100,10 +100,10 @@ def test_your_photo_answers_with_probabilities(chapter):
     try:
         torch.manual_seed(0)
         real = chapter.DualEncoder(CLIPConfig(16, 64, 1, 64, 16, 77, 49408, 64, 1)).eval()
-        chances = chapter.ask(real, chapter.hub.photo("cat"), ["cat", "dog", "rocket"])
+        probs = chapter.word_probs(real, chapter.hub.photo("cat"), ["cat", "dog", "rocket"])
     finally:
         chapter.space["session"].mode = "tiny"
-    assert chances.shape == (3,) and torch.isclose(chances.sum(), torch.tensor(1.0))
+    assert probs.shape == (3,) and torch.isclose(probs.sum(), torch.tensor(1.0))
 
 
 def test_full_mode_reads_a_real_set(chapter, monkeypatch):
@@ -119,7 +119,7 @@ def test_full_mode_reads_a_real_set(chapter, monkeypatch):
     asked = []
     monkeypatch.setattr(hub, "load", lambda name, limit: asked.append((name, limit)) or stand_in)
     session = types.SimpleNamespace(mode="full", device="cpu", seed=0)
-    exec(cells()["small-set"], chapter.space | {"session": session, "real": load_clip("tiny")})
+    exec(cells()["small-set-run"], chapter.space | {"session": session, "real": load_clip("tiny")})
     assert asked == [("cifar10", 1000)]
 
 
@@ -137,6 +137,10 @@ def test_full_mode_loads_the_released_weights_strictly(chapter, monkeypatch, cap
 
     monkeypatch.setattr(open_clip, "create_model", stand_in)
     session = types.SimpleNamespace(mode="full", device="cpu", seed=0)
-    exec(cells()["released-weights-load"], chapter.space | {"session": session})
+    space = chapter.space | {"session": session, "tiny": load_clip("tiny")}
+    exec(cells()["released-shapes-check"], space)
+    exec(cells()["released-weights-run"], space)
     assert asked == [("ViT-B-32", "openai")]
-    assert "302 tensors" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "302 tensors" in shown
+    assert isinstance(space["real"], chapter.DualEncoder) and "sha256 of the weights: " in shown
