@@ -1,7 +1,7 @@
 """LSeg from scratch: a word for every pixel (Li et al. 2022, arXiv:2201.03546). Chapter 2 builds it.
 
 Weights have the names of the release (isl-org/lang-seg): `pretrained` is the image encoder, `scratch` the
-decoder and its head, `clip_pretrained` the frozen CLIP that reads the labels. `load_lseg()` gives the model that ships.
+decoder and its head, `clip_pretrained` the frozen CLIP that reads the labels. `load_lseg` reads a trained one.
 """
 
 from collections import OrderedDict
@@ -332,16 +332,16 @@ def save_lseg(model: LSeg, path: str | Path, card: dict) -> None:
     save_weights(stored(state), path, "lseg", asdict(model.config), card)
 
 
-def load_lseg(path: str | Path = "ch02_lseg", clip: CLIP | None = None) -> LSeg:
-    """The LSeg that ships with the course (or another file of `save_lseg`), in evaluation mode.
+def load_lseg(path: str | Path, clip: CLIP | None = None) -> LSeg:
+    """A model of `save_lseg`, in evaluation mode: a file, or the name of one that ships ("02_lseg/lseg").
 
     clip: the frozen CLIP whose text tower it was trained with; the tiny one, if none is given.
-    FileNotFoundError where there is no such file, ValueError where it holds something else, RuntimeError where it is
-    damaged or belongs to another toy world.
+    FileNotFoundError where there is no such file, ValueError where it holds something else, RuntimeError where
+    it is damaged or belongs to another toy world.
     """
     tensors, config, card = load_weights(path, "lseg")
     clip = clip or load_clip("tiny")
     model = LSeg(LSegConfig(**config), clip)
     model.card = card
     model.load_state_dict(tensors | {f"clip_pretrained.{k}": v for k, v in clip.state_dict().items()})
-    return model.eval()
+    return model.to(clip.image_mean.device).eval()

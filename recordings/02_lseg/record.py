@@ -29,7 +29,7 @@ from recordings.tiny.train import log_run
 
 TRAIN, TEST, TUNE = 60_000_000, 70_000_000, 69_000_000  # seeds of the scenes
 MANY, FEW = 5000, 1500  # training scenes of the studies with all names, and of those with 24
-TRAIN_TEMPLATES, TEST_TEMPLATES = grammar.TEMPLATES[:6], grammar.TEMPLATES[1:6]  # sentences around a name
+TRAIN_TEMPLATES = grammar.TEMPLATES[:6]  # sentences around a name
 REGIONS = list(grammar.REGIONS)
 LOOKS = dict(training=toyworld.TRAIN_STYLES, held_out=(toyworld.HELD_OUT_STYLE,))
 
@@ -127,12 +127,6 @@ def stored_tokens(n: int, names: tuple[str, ...] | None = None, layers: int = 5,
     return tokens_of(fresh(0, load_clip("tiny"), layers=layers, hooks=hooks), crowded(n, names)[0])
 
 
-def path_from(model: LSeg, tokens: Tensor) -> Tensor:
-    """path_1 from stored tokens 4×B×T×C."""
-    fold = [getattr(model.pretrained, f"act_postprocess{i}") for i in (1, 2, 3, 4)]
-    return model.scratch.fuse([f(t, (12, 12)) for f, t in zip(fold, tokens, strict=True)])
-
-
 # ---------------------------------------------------------------- training
 
 
@@ -156,10 +150,6 @@ def sampled_loss(model: LSeg, path_1: Tensor, labels: Tensor, text_emb: Tensor, 
 def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Warm up for 20 steps, then fall to zero."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / 20, 1) * (1 - s / steps) ** 0.9)
-
-
-def decoder_parameters(model: LSeg) -> list[nn.Parameter]:
-    return [p for k, p in model.named_parameters() if not k.startswith(("clip_pretrained", "pretrained.model"))]
 
 
 def fixed_texts(clip: CLIP, words: list[str]) -> Callable[[torch.Generator], Tensor]:
@@ -192,14 +182,14 @@ def train_decoder(model: LSeg, seed: int, tokens: Tensor, maps: Tensor, words: l
     g = torch.Generator().manual_seed(seed)
     column = nb.label_column(words)
     texts = texts or fixed_texts(model.clip_pretrained, words)
-    groups = [dict(params=decoder_parameters(model)), *more]
+    groups = [dict(params=nb.decoder_weights(model)), *more]
     optimizer = torch.optim.AdamW(groups, lr=3e-3, weight_decay=0.02)
     plan = schedule(optimizer, steps)
     model.train()
     for _ in range(steps):
         pick = torch.randint(0, len(maps), (batch,), generator=g)
         with half_precision(enabled=bf16):
-            path_1 = path_from(model, tokens[:, pick].float())
+            path_1 = nb.path_from(model, tokens[:, pick].float())
         loss = sampled_loss(model, path_1, column[maps[pick].long()], texts(g), g, pixels, bf16)
         optimizer.zero_grad()
         loss.backward()
@@ -220,7 +210,7 @@ def train_all(model: LSeg, seed: int, pools: list[tuple[Tensor, Tensor]], words:
     encoder = list(model.pretrained.model.named_parameters())
     matrices = [p for k, p in encoder if "resblocks" in k and p.ndim == 2]
     others = [p for k, p in encoder if not ("resblocks" in k and p.ndim == 2)]
-    groups = [dict(params=decoder_parameters(model), lr=decoder_lr), dict(params=others, lr=lr / 2)]
+    groups = [dict(params=nb.decoder_weights(model), lr=decoder_lr), dict(params=others, lr=lr / 2)]
     optimizers = [torch.optim.AdamW(groups, weight_decay=0.02),
                   torch.optim.Muon(matrices, lr=lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")]
     plans = [schedule(optimizer, steps) for optimizer in optimizers]
@@ -273,7 +263,7 @@ def measure(vectors_of: Callable[[Tensor], Tensor], text_emb: Tensor, split: str
 
 def report(model: LSeg, n: int = 100, protocols: Sequence[str] = ("episodes",)) -> dict[str, dict]:
     """split -> look -> protocol -> mIoU: base and novel, artists of training and the held-out one."""
-    text_emb = class_embeddings(model.clip_pretrained, toyworld.label_names(), TEST_TEMPLATES)
+    text_emb = class_embeddings(model.clip_pretrained, toyworld.label_names(), nb.TEMPLATES)
     vectors_of = partial(nb.pixel_vectors, model)
     return {split: {look: measure(vectors_of, text_emb, split, styles, n, protocols) for look, styles in LOOKS.items()}
             for split in ("base", "novel")}
@@ -282,7 +272,7 @@ def report(model: LSeg, n: int = 100, protocols: Sequence[str] = ("episodes",)) 
 def short_report(model: LSeg, n: int = 20, table: Tensor | None = None) -> dict[str, float]:
     """base and novel: mIoU of five episodes of n scenes. `table`: vectors in place of the words'."""
     if table is None:
-        table = class_embeddings(model.clip_pretrained, toyworld.label_names(), TEST_TEMPLATES)
+        table = class_embeddings(model.clip_pretrained, toyworld.label_names(), nb.TEMPLATES)
     vectors_of = partial(nb.pixel_vectors, model)
     return {split: measure(vectors_of, table, split, n=n)["episodes"] for split in ("base", "novel")}
 
@@ -291,7 +281,7 @@ def few_report(model: LSeg, names: list[str], n: int = 100) -> float:
     """mIoU on n scenes of the names, which are the candidates together with the regions."""
     batch = toyworld.scenes(n, TEST, names=names)
     words = names + REGIONS
-    emb, ids = class_embeddings(model.clip_pretrained, words, TEST_TEMPLATES), nb.label_ids(words)
+    emb, ids = class_embeddings(model.clip_pretrained, words, nb.TEMPLATES), nb.label_ids(words)
     if model.scratch.depth:  # a block works on logits, so vectors alone do not give its answer
         with torch.no_grad():
             found = torch.cat([ids[model(part, emb).argmax(1)] for part in batch["images"].split(50)])
@@ -356,7 +346,7 @@ def baselines(variant: str, seed: int) -> dict:
     if variant == "ceiling":
         return {split: {look: ceiling(split, styles) for look, styles in LOOKS.items()} for split in ("base", "novel")}
     clip = load_clip("tiny")
-    text_emb = class_embeddings(clip, toyworld.label_names(), TEST_TEMPLATES)
+    text_emb = class_embeddings(clip, toyworld.label_names(), nb.TEMPLATES)
     if variant == "lseg":
         vectors_of = partial(nb.pixel_vectors, load_lseg("02_lseg/lseg"))
         bias = tune(vectors_of, text_emb)[0]
@@ -433,7 +423,7 @@ def size(variant: str, seed: int) -> dict:
     clip, shape = load_clip("tiny"), ENCODERS[variant]
     model = fresh(seed, clip, **shape)
     train_decoder(model, seed, stored_tokens(MANY, **shape), crowded(MANY)[1], base_words(), 300, batch=16)
-    text_emb = class_embeddings(clip, toyworld.label_names(), TEST_TEMPLATES)
+    text_emb = class_embeddings(clip, toyworld.label_names(), nb.TEMPLATES)
     return short_report(model) | dict(one_shot=one_shot(partial(nb.pixel_vectors, model), text_emb, n=20))
 
 
@@ -490,7 +480,7 @@ def probe() -> dict:
 def probe_measures(model: LSeg) -> dict:
     """What the studies measure, on few scenes, of the model that ships."""
     clip = model.clip_pretrained
-    text_emb = class_embeddings(clip, toyworld.label_names(), TEST_TEMPLATES)
+    text_emb = class_embeddings(clip, toyworld.label_names(), nb.TEMPLATES)
     ours, raw = partial(nb.pixel_vectors, model), partial(nb.patch_vectors, clip, path="tokens")
     protocols = ("scene", "episodes", "all")
     found = {f"main.{p}": v for p, v in measure(ours, text_emb, "novel", n=1, protocols=protocols).items()}

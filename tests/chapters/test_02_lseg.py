@@ -1,46 +1,22 @@
 """Chapter 2's own code, from the notebook: equal to the release and to DPT, equivariant, frozen, strict."""
 
-import ast
-import json
-import types
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes import check, hub, lseg, metrics, toyworld  # before transformers: `import clipnotes` repairs torchvision
-from clipnotes.clip import load_clip
+from clipnotes import check, grammar, hub, lseg, metrics, records, toyworld  # before transformers: repairs torchvision
 from clipnotes.lseg import LSegConfig, load_lseg, official_config, save_lseg
-from notebooks import ROOT, code_cells, facts, read
+from notebooks import ROOT
 
 NOTEBOOK = ROOT / "chapters" / "02_lseg.ipynb"
-DATA = ROOT / "clipnotes" / "data"
-DEFINES = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+TINY = ROOT / "clipnotes" / "data" / "tiny.safetensors"
+SHIPPED = ROOT / "recordings" / "02_lseg" / "lseg.safetensors"
+REGIONS = list(grammar.REGIONS)
 
 
-@pytest.fixture(scope="module")
-def chapter() -> types.SimpleNamespace:
-    """What the chapter defines: the imports, functions and classes of its cells, without running them."""
-    space = {"session": types.SimpleNamespace(mode="tiny", device="cpu", seed=0), "__name__": "chapter"}
-    for cell in code_cells(read(NOTEBOOK)):
-        if set(facts(cell)) & {"exercise", "check", "solution"}:
-            continue
-        tree = ast.parse(cell.source)
-        named = [getattr(node.targets[0], "id", "") if isinstance(node, ast.Assign) else "" for node in tree.body]
-        tree.body = [node for node, name in zip(tree.body, named, strict=True)
-                     if isinstance(node, DEFINES) or name in ("BLOCKS", "PARTS")]
-        exec(compile(tree, cell.id, "exec"), space)
-    return types.SimpleNamespace(space=space, **{k: v for k, v in space.items() if not k.startswith("_")})
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_clip("tiny")
-
-
-def small(chapter, tiny, **changes):
+def small(chapter, clip, **changes):
     torch.manual_seed(0)
-    return chapter.start_from_clip(chapter.LSeg(LSegConfig(features=16, channels=(16,) * 4, **changes), tiny))
+    return chapter.start_from_clip(chapter.LSeg(LSegConfig(features=16, channels=(16,) * 4, **changes), clip))
 
 
 # ---------------------------------------------------------------- equal to the release
@@ -129,7 +105,7 @@ def test_product_by_hand(chapter):
 
 def test_novel_things_are_ignored_never_background(chapter):
     batch = toyworld.scenes(8, 3)
-    words = toyworld.names("base") + list(lseg_regions())
+    words = toyworld.names("base") + REGIONS
     labels = chapter.training_labels(batch, words)
     novel = {i for i, c in enumerate(toyworld.concepts()) if c.split == "novel"}
     seen = toyworld.label_map(batch)
@@ -139,18 +115,12 @@ def test_novel_things_are_ignored_never_background(chapter):
                for i, j in zip(labels[~is_novel][::500].tolist(), seen[~is_novel][::500].tolist(), strict=True))
 
 
-def lseg_regions() -> tuple[str, ...]:
-    from clipnotes.grammar import REGIONS
-
-    return REGIONS
-
-
 # ---------------------------------------------------------------- the model
 
 
 @pytest.mark.parametrize("block, depth", [("none", 0), ("bottleneck", 1), ("bottleneck", 4), ("depthwise", 2)])
-def test_labels_reordered_logits_reordered(chapter, tiny, block, depth):
-    model = small(chapter, tiny, block=block, depth=depth).eval()
+def test_labels_reordered_logits_reordered(chapter, clip, block, depth):
+    model = small(chapter, clip, block=block, depth=depth).eval()
     words, images = ["dog", "cat", "sky", "apple", "animal"], toyworld.scenes(1, 4)["images"]
     order = [3, 0, 4, 1, 2]
     with torch.no_grad():
@@ -158,12 +128,12 @@ def test_labels_reordered_logits_reordered(chapter, tiny, block, depth):
     assert torch.allclose(turned, straight[:, order], atol=1e-5) and straight.shape == (1, 5, 96, 96)
 
 
-def test_text_tower_gets_no_gradient_and_keeps_every_bit(chapter, tiny):
-    model = small(chapter, tiny).train()
+def test_text_tower_gets_no_gradient_and_keeps_every_bit(chapter, clip):
+    model = small(chapter, clip).train()
     assert not model.clip_pretrained.training
     before = {k: v.clone() for k, v in model.clip_pretrained.state_dict().items()}
     batch = toyworld.scenes(2, 5)
-    words = ["dog", *lseg_regions()]
+    words = ["dog", *REGIONS]
     labels = chapter.training_labels(batch, words)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1)
@@ -173,13 +143,13 @@ def test_text_tower_gets_no_gradient_and_keeps_every_bit(chapter, tiny):
     assert all(torch.equal(v, before[k]) for k, v in model.clip_pretrained.state_dict().items())
 
 
-def test_every_trained_weight_gets_a_gradient(chapter, tiny):
-    model = small(chapter, tiny, block="bottleneck", depth=2).train()
+def test_every_trained_weight_gets_a_gradient(chapter, clip):
+    model = small(chapter, clip, block="bottleneck", depth=2).train()
     for name, parameter in model.named_parameters():
         if "bn2.weight" in name:  # zero at the start: it would hide what lies before it
             torch.nn.init.ones_(parameter)
     batch = toyworld.scenes(2, 6)
-    words = ["dog", *lseg_regions()]
+    words = ["dog", *REGIONS]
     chapter.masked_loss(model(batch["images"], words), chapter.training_labels(batch, words)).backward()
     silent = {k for k, p in model.named_parameters()
               if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)}
@@ -190,8 +160,8 @@ def test_every_trained_weight_gets_a_gradient(chapter, tiny):
 @pytest.mark.parametrize("labels, says", [
     ([], "no labels"), (["dog", "dog"], "given twice"), ("dog", "a list of words"), (["dog", 3], "a list of words"),
 ])
-def test_bad_labels_are_refused(chapter, tiny, labels, says):
-    model = small(chapter, tiny)
+def test_bad_labels_are_refused(chapter, clip, labels, says):
+    model = small(chapter, clip)
     with pytest.raises(ValueError, match=says):
         model(torch.rand(1, 3, 96, 96), labels)
 
@@ -199,9 +169,9 @@ def test_bad_labels_are_refused(chapter, tiny, labels, says):
 @pytest.mark.parametrize("shape, says", [
     ((1, 3, 4, 4), "multiples of 32.*take 32"), ((1, 3, 96, 100), "multiples of 32"), ((3, 96, 96), r"images\[None\]"),
 ])
-def test_bad_images_are_refused(chapter, tiny, shape, says):
+def test_bad_images_are_refused(chapter, clip, shape, says):
     with pytest.raises(ValueError, match=says):
-        small(chapter, tiny)(torch.rand(shape), ["dog"])
+        small(chapter, clip)(torch.rand(shape), ["dog"])
 
 
 @pytest.mark.parametrize("wrong, says", [
@@ -213,16 +183,16 @@ def test_bad_configurations_are_refused(wrong, says):
         LSegConfig(**wrong)
 
 
-def test_other_sizes_work(chapter, tiny):
+def test_other_sizes_work(chapter, clip):
     with torch.no_grad():
-        assert small(chapter, tiny).eval()(torch.rand(2, 3, 64, 128), ["dog", "sky"]).shape == (2, 2, 64, 128)
+        assert small(chapter, clip).eval()(torch.rand(2, 3, 64, 128), ["dog", "sky"]).shape == (2, 2, 64, 128)
 
 
 # ---------------------------------------------------------------- files
 
 
-def test_saved_and_loaded_is_the_same(chapter, tiny, tmp_path):
-    model = lseg.start_from_clip(lseg.LSeg(LSegConfig(features=16, channels=(16,) * 4), tiny)).half().float().eval()
+def test_saved_and_loaded_is_the_same(chapter, clip, tmp_path):
+    model = lseg.start_from_clip(lseg.LSeg(LSegConfig(features=16, channels=(16,) * 4), clip)).half().float().eval()
     save_lseg(model, tmp_path / "m.safetensors", {"seed": 0})
     again = load_lseg(tmp_path / "m.safetensors")
     images = toyworld.scenes(1, 7)["images"]
@@ -235,8 +205,8 @@ def test_bad_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file"):
         load_lseg(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="does not hold"):
-        load_lseg(DATA / "tiny.safetensors")
-    broken = bytearray((DATA / "ch02_lseg.safetensors").read_bytes())
+        load_lseg(TINY)
+    broken = bytearray(SHIPPED.read_bytes())
     broken[-100] ^= 1
     (tmp_path / "broken.safetensors").write_bytes(broken)
     with pytest.raises(RuntimeError, match="damaged"):
@@ -244,10 +214,10 @@ def test_bad_files_are_refused(tmp_path):
 
 
 def test_shipped_model_knows_its_world_and_what_it_was_not_shown():
-    model = load_lseg()
+    model = load_lseg("02_lseg/lseg")
     assert model.card["toyworld_version"] == toyworld.VERSION and model.card["seed"] == 0
     batch = toyworld.scenes(20, 8, names=toyworld.names("novel")[:10])
-    words = toyworld.names("novel")[:10] + list(lseg_regions())
+    words = toyworld.names("novel")[:10] + REGIONS
     found = model.segment(batch["images"], words)
     place = {name: i for i, name in enumerate(words)}
     column = torch.tensor([place.get(name, -1) for name in toyworld.label_names()])
@@ -255,12 +225,9 @@ def test_shipped_model_knows_its_world_and_what_it_was_not_shown():
     assert metrics.iou(table)[:10].nanmean() > 0.25
 
 
-def test_record_tells_how_it_was_made():
-    record = json.loads((DATA / "ch02_lseg.json").read_text())
-    assert {"main", "baselines", "text", "blocks", "start", "size", "onehot"} <= set(record)
-    for part in record.values():
-        assert part["command"].startswith("python tools/ch02_lseg.py") and len(part["code"]) == 12 and part["rows"]
-    assert sorted(row["seed"] for row in record["main"]["rows"]) == [0, 1, 2]
+def test_the_model_that_ships_is_the_first_of_three_seeds():
+    runs = records.load("02_lseg")
+    assert runs.seeds("main", "lseg") == [0, 1, 2] and load_lseg("02_lseg/lseg").card["seed"] == 0
 
 
 # ---------------------------------------------------------------- measuring
@@ -273,28 +240,54 @@ def test_perfect_vectors_give_perfect_maps(chapter):
     torch.manual_seed(0)
     words = F.normalize(torch.randn(len(toyworld.label_names()), 64), dim=1)
     ids = torch.arange(len(words))
-    found = chapter.choose_words(words[truth].permute(0, 3, 1, 2), words, ids)
+    found = chapter.predict_words(words[truth].permute(0, 3, 1, 2), words, ids)
     assert torch.equal(found, truth) and chapter.object_miou(found, truth) == 1
     assert chapter.object_miou(torch.full_like(truth, 304), truth) == 0  # all ground
     own = torch.ones(6, len(words), dtype=torch.bool)
     own[:, truth[0, 0, 0]] = False
-    assert not (chapter.choose_words(words[truth].permute(0, 3, 1, 2), words, ids, own) == truth[0, 0, 0]).any()
-    assert (chapter.choose_words(words[truth].permute(0, 3, 1, 2), words, ids, bias=9.0) >= 304).all()
+    assert not (chapter.predict_words(words[truth].permute(0, 3, 1, 2), words, ids, own) == truth[0, 0, 0]).any()
+    assert (chapter.predict_words(words[truth].permute(0, 3, 1, 2), words, ids, bias=9.0) >= 304).all()
 
 
-def test_full_mode_trains_on_columns_image_and_mask(chapter, tiny):
+def test_stored_tokens_give_the_decoder_s_map(chapter, clip):
+    """path_from on a frozen encoder's tokens is path_1, and what learns there is all but the towers."""
+    model, images = small(chapter, clip).eval(), toyworld.scenes(2, 11)["images"]
+    with torch.no_grad():
+        layers = model.pretrained.model.layers(clip.standardise(images))
+        found = chapter.path_from(model, [layers[hook] for hook in model.config.hooks])
+        assert torch.allclose(found, model.path_1(images), atol=1e-6)
+    towers = sum(p.numel() for part in (model.clip_pretrained, model.pretrained.model) for p in part.parameters())
+    weights = sum(p.numel() for p in model.parameters())
+    assert sum(p.numel() for p in chapter.decoder_weights(model)) == weights - towers
+
+
+def test_prototypes_are_means_inside_the_masks(chapter):
+    """Vectors that tell the thing from the ground: a prototype holds the thing alone, whatever the shots."""
+    seed, names = 12, ["dog", "apple"]
+
+    def vectors_of(images):
+        batch = next(b for b in scenes if torch.equal(b["images"], images))
+        inside = (batch["object_map"] >= 0).float()
+        return torch.stack([inside, 1 - inside], 1)
+
+    for shots in (1, 3):
+        scenes = [toyworld.scenes(shots, seed + 1000 * k, objects=(1, 1), names=[n]) for k, n in enumerate(names)]
+        assert torch.allclose(chapter.prototypes(vectors_of, names, seed, shots), torch.tensor([[1.0, 0.0]] * 2))
+
+
+def test_full_mode_trains_on_columns_image_and_mask(chapter, clip):
     """The function of the `full` cell, on a stand-in with the columns of the real set."""
     from datasets import Dataset, Features, Image
     from PIL import Image as Pictures
 
     batch = toyworld.scenes(8, 10, names=["dog", "cat"])
-    words = ["dog", "cat", *lseg_regions()]
+    words = ["dog", "cat", *REGIONS]
     masks = [Pictures.fromarray(m.to(torch.uint8).numpy()) for m in chapter.training_labels(batch, words)]
     rows = {"image": toyworld.as_dataset(batch)["image"], "mask": masks}
     people = Dataset.from_dict(rows, features=Features(image=Image(), mask=Image()))
     images, labels = chapter.as_tensors(people[:8], 96)
     assert torch.equal(labels, chapter.training_labels(batch, words)) and images.shape == (8, 3, 96, 96)
-    losses = chapter.fit_on(people, small(chapter, tiny), words, ["cat"], 96, steps=2)
+    losses = chapter.fit_on(people, small(chapter, clip), words, ["cat"], 96, steps=2)
     assert len(losses) == 2 and all(torch.isfinite(torch.tensor(losses)))
 
 
