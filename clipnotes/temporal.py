@@ -39,7 +39,7 @@ def backwards(x: Tensor, mask: Tensor) -> Tensor:
     """Sequences B×T×... run backwards, padding left where it is: frames, or their vectors."""
     check_mask(mask, x.shape)
     last, place = mask.long().sum(1, keepdim=True) - 1, torch.arange(mask.shape[1], device=mask.device)
-    place = torch.where(place <= last, last - place, place)
+    place = torch.where(place <= last, last - place, place).to(x.device)
     return x.gather(1, place.view(*place.shape, *(1,) * (x.ndim - 2)).expand_as(x))
 
 

@@ -1,9 +1,9 @@
 """A GPU for machines without one: a device "gpu" that holds tensors, and complains where devices are mixed.
 
-Inside `with fake_gpu():` .to("gpu") and device="gpu" work, backward and autocast too, and every value is computed on the
-CPU. What a real GPU refuses is refused: an operation on tensors of two devices (numbers without dimensions excepted), an
-index of the GPU into a tensor of the CPU, .numpy() without .cpu(), a generator of the CPU for a tensor of the GPU.
-Speed and rounding are the CPU's.
+Inside `with fake_gpu():` .to("gpu") and device="gpu" work, backward and autocast too, and every value is computed
+on the CPU. What a real GPU refuses is refused: an operation on tensors of two devices (numbers without dimensions
+excepted), an index of the GPU into a tensor of the CPU, .numpy() without .cpu(), a generator of the CPU for a tensor
+of the GPU. Speed and rounding are the CPU's.
 """
 
 import contextlib
@@ -69,13 +69,16 @@ class OnGPU(Tensor):
 
 def refuse_mixed(function, args: tuple, kwargs: dict) -> None:
     """Raise RuntimeError, as CUDA does, where tensors of both devices meet."""
+    if function in PACKED and isinstance(args[1], OnGPU):
+        raise RuntimeError("'lengths' of sequences belong on the CPU")
     if function in MOVES:
         return
     if function in INDEXED and isinstance(args[0], OnGPU):
         args = (args[0], *args[2:])  # an index of the CPU is moved for you
     tensors = [t for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)]
     if any(isinstance(t, OnGPU) for t in tensors) and any(not isinstance(t, OnGPU) and t.ndim for t in tensors):
-        raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two: gpu and cpu, in {function}.")
+        raise RuntimeError("Expected all tensors to be on the same device, but found at least two: gpu and cpu, "
+                           f"in {function}.")
 
 
 def compute(function, args: tuple, kwargs: dict):
