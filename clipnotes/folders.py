@@ -142,7 +142,8 @@ def _unpack(archive: Path, folder: Path) -> None:
         safely = {} if zipfile.is_zipfile(archive) else {"filter": "data"}
         shutil.unpack_archive(archive, folder, **safely)
     except (OSError, ValueError, RuntimeError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise RuntimeError(f"{archive} could not be unpacked ({error}): delete it, and try again.") from error
+        why = [*str(error).split("\n"), type(error).__name__][0].rstrip(":")
+        raise RuntimeError(f"{archive} could not be unpacked ({why}): delete it, and try again.") from error
 
 
 def check_archive(path: Path) -> None:

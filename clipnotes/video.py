@@ -90,7 +90,8 @@ def _pictures(file: str | Path) -> Iterator[tuple[Any, Fraction]]:
         raise FileNotFoundError(f"There is no film {str(file)!r}.")
     try:
         with av.open(str(file)) as film:
-            streams = [s for s in film.streams.video if not _is_cover(s)] if film.format.name != "tty" else []
+            cover = av.stream.Disposition.attached_pic  # of a piece of music; and "tty" shows letters as films
+            streams = [s for s in film.streams.video if not s.disposition & cover and film.format.name != "tty"]
             if not streams:
                 raise ValueError("it holds no moving pictures")
             for picture in film.decode(streams[0]):
@@ -105,11 +106,6 @@ def _reason(error: BaseException) -> str:
 
 def _refusal(file: str | Path, why: str) -> str:
     return f"{str(file)!r} is not a film that can be read: {why}. Give an mp4 or avi file."
-
-
-def _is_cover(stream: Any) -> bool:
-    """Is it the picture on the cover of a piece of music?"""
-    return "attached_pic" in str(getattr(stream, "disposition", "")).lower()
 
 
 def _as_shown(picture: Any, shape: Fraction) -> Image.Image:

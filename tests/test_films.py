@@ -1,18 +1,12 @@
-"""The films of the toy world, and real ones as files."""
+"""The films of the toy world."""
 
-import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
-from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
 
-from clipnotes import grammar, hub, video
+from clipnotes import grammar, video
 from clipnotes.toyworld import TRAIN_STYLES, films
 from clipnotes.toyworld.films import EVENTS
 
@@ -122,14 +116,6 @@ def test_only_styles_and_names_that_were_asked_for():
     assert "emojitwo" not in TRAIN_STYLES
 
 
-def test_sampling_of_frames():
-    assert video.sample(10, 4) == [0, 3, 6, 9]
-    assert video.sample(3, 8) == [0, 1, 2], "a short film is taken whole"
-    assert video.sample(100, 1) == [0]
-    with pytest.raises(ValueError, match="of a film of 0"):
-        video.sample(0, 4)
-
-
 def test_a_data_set_with_the_columns_of_the_real_ones():
     batch = films.films(5, seed=1)
     rows = films.as_dataset(batch)
@@ -139,114 +125,6 @@ def test_a_data_set_with_the_columns_of_the_real_ones():
     assert torch.equal(mask, batch["mask"]) and (frames - batch["frames"]).abs().max() <= 1 / 255
     frames, mask = video.stack(rows["video"], 3, 32)
     assert frames.shape == (5, 3, 3, 32, 32) and mask.all()
-
-
-def write_film(path: Path, pictures: torch.Tensor) -> None:
-    """A film as a file: T x 3 x S x S in [0, 1]."""
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream("mpeg4", rate=5)
-        stream.width = stream.height = pictures.shape[-1]
-        stream.bit_rate = 4_000_000
-        for picture in pictures:
-            pixels = (picture * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
-        film.mux(stream.encode())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Real files: three films of two classes in UCF101's layout, and MSR-VTT's with its captions."""
-    root = tmp_path_factory.mktemp("films")
-    batch = films.films(3, seed=2, frames=(8, 8))
-    for i, kind in enumerate(("Jump", "Jump", "Spin")):
-        (root / "UCF101_subset" / "test" / kind).mkdir(parents=True, exist_ok=True)
-        write_film(root / "UCF101_subset" / "test" / kind / f"v_{kind}_{i}.avi", batch["frames"][i])
-    (root / "msrvtt" / "TestVideo").mkdir(parents=True)
-    for i in range(2):
-        write_film(root / "msrvtt" / "TestVideo" / f"video{i}.mp4", batch["frames"][i])
-    (root / "msrvtt" / "test.json").write_text(
-        '{"sentences": [{"video_id": "video0", "caption": "a"}, {"video_id": "video0", "caption": "b"},'
-        ' {"video_id": "video1", "caption": "c"}, {"video_id": "video9", "caption": "no such film"}]}')
-    return root, batch
-
-
-def test_a_film_file_is_decoded(folder):
-    root, batch = folder
-    found = video.decode(root / "msrvtt" / "TestVideo" / "video0.mp4", 4)
-    assert len(found) == 4
-    frames, mask = video.stack([str(root / "msrvtt" / "TestVideo" / "video0.mp4")], 8, 64)
-    assert mask.all() and (frames[0] - batch["frames"][0]).abs().mean() < 0.03
-
-
-def test_what_is_no_film_is_refused(tmp_path):
-    (tmp_path / "x.mp4").write_bytes(b"no film")
-    with pytest.raises(ValueError, match="not a film that can be read"):
-        video.decode(tmp_path / "x.mp4", 4)
-    with pytest.raises(FileNotFoundError, match="no film"):
-        video.decode(tmp_path / "y.mp4", 4)
-    with pytest.raises(FileNotFoundError, match="No films in"):
-        hub.local_films(tmp_path / "nowhere")
-
-
-def test_films_without_their_reader(monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install av"):
-        video.decode("x.mp4", 4)
-
-
-def test_local_films(folder):
-    root, _ = folder
-    classes = hub.local_films(root / "UCF101_subset" / "test")
-    assert classes.features["label"].names == ["Jump", "Spin"] and classes["label"][:] == [0, 0, 1]
-    told = hub.local_films(root / "msrvtt")
-    assert told["caption"][:] == [["a", "b"], ["c"]] and told["video_id"][:] == ["video0", "video1"]
-
-
-def test_films_of_the_hub(folder, monkeypatch, tmp_path):
-    """Archives as the hub keeps them are fetched, unpacked once, and read."""
-    import huggingface_hub
-
-    root, _ = folder
-    asked = []
-
-    def download(repository, name, repo_type):
-        asked.append((repository, name, repo_type))
-        path = tmp_path / Path(name).name
-        if path.suffix == ".gz":
-            with tarfile.open(path, "w:gz") as archive:
-                archive.add(root / "UCF101_subset", "UCF101_subset")
-        else:
-            with zipfile.ZipFile(path, "w") as archive:
-                inside = root / "msrvtt"
-                for file in inside.rglob("*.json" if "info" in name else "*.mp4"):
-                    archive.write(file, file.relative_to(inside))
-        return str(path)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert hub.films("ucf101")["label"][:] == [0, 0, 1]
-    assert asked == [("sayakpaul/ucf101-subset", "UCF101_subset.tar.gz", "dataset")]
-    assert hub.films("msrvtt", limit=1)["caption"][:] == [["a", "b"]]
-    assert not list(tmp_path.glob(".*")), "nothing half unpacked is left"
-    with pytest.raises(ValueError, match="no films 'kinetics'"):
-        hub.films("kinetics")
-
-    def offline(*_, **__):
-        raise OSError("no route")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(RuntimeError, match="could not be fetched"):
-        hub.films("ucf101")
-
-
-def test_a_broken_archive_leaves_nothing(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    broken = tmp_path / "UCF101_subset.tar.gz"
-    broken.write_bytes(b"half a file")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(broken))
-    with pytest.raises((shutil.ReadError, tarfile.TarError)):
-        hub.films("ucf101")
-    assert [p.name for p in tmp_path.iterdir()] == [broken.name]
 
 
 def test_importing_films_opens_no_connection_and_needs_no_reader():
