@@ -1,30 +1,20 @@
 """Chapter 8's recordings: CLIP4Clip's heads on films of the toy world, factor by factor, under three seeds.
 
-    python tools/ch08_clip4clip.py                      everything that is not recorded yet, seed by seed
-    python tools/ch08_clip4clip.py LSTM_16000:0         some runs, VARIANT:SEED
-
-The definitions are those of chapters/08_clip4clip.ipynb. Frames are encoded once by the frozen tiny CLIP and kept in
-build/ch08. All runs of a group see equally many films and are judged on the same ones: 500 films with distinct captions
-for retrieval, 1,560 films and their reverses for the two-way choice. Each run goes into
-clipnotes/data/ch08_clip4clip.json; what is there is not run again. "transformer_16000:0" ships.
+Frames are encoded once by the frozen tiny CLIP and kept in build/ch08. All runs of a group see equally many films and
+are judged on the same ones: 500 films with distinct captions for retrieval, 1,560 films and their reverses for the
+two-way choice. Seed 0 of "transformer_16000" ships. The extra `scale`, search among a million films, takes minutes.
+See recordings/runner.py for the command line.
 """
 
-import argparse
-import ast
-import hashlib
-import inspect
-import json
-import os
 import sys
 import time
 from functools import cache
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
-sys.path.insert(0, str(Path(__file__).parent.parent))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -33,11 +23,12 @@ from clipnotes.clip import CLIP, load_clip
 from clipnotes.temporal import encode_films
 from clipnotes.toyworld import films
 from clipnotes.weights import save_weights, stored, toy_world, write
-from notebooks import ROOT, defined, read, record_run, recorded_runs, write_json
+from recordings.runner import ROOT, Recorder
 from recordings.tiny.train import log_run
 
-NOTEBOOK = ROOT / "chapters" / "08_clip4clip.ipynb"
-BUILD, OUT = ROOT / "build" / "ch08", ROOT / "clipnotes" / "data" / "ch08_clip4clip.json"
+recorder = Recorder("08_clip4clip")
+chapter = recorder.chapter
+BUILD = ROOT / "build" / "ch08"
 TRAIN, TEST, POOL = 88_000_000, 88_100_000, 88_150_000
 SIZES, RATES = (100, 800, 16_000), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 MAIN = dict(head="transformer", films=16_000, steps=300, batch=32, lr=2e-3, clip_lr=1e-3)
@@ -67,18 +58,7 @@ for rate in RATES:
     VARIANTS |= {f"rate_mean_{rate:g}": MAIN | short | dict(head="mean", clip_lr=rate),
                  f"rate_LSTM_{rate:g}": LSTM | short | dict(lr=rate),
                  f"rate_transformer_{rate:g}": MAIN | short | dict(lr=rate)}
-SHIPPED = {"transformer_16000:0": "ch08_transformer"}
-
-
-@cache
-def code_hash() -> str:
-    """What decides the figures, besides the options that each row holds: the functions here and in the notebook."""
-    program = ast.parse(Path(__file__).read_text())
-    parts = [ast.dump(node) for node in program.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    for cell in read(NOTEBOOK).cells:
-        if cell.cell_type == "code" and ("class " in cell.source or "def fit" in cell.source):
-            parts.append(inspect.cleandoc(cell.source))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+SHIPPED = "transformer_16000"
 
 
 # ---------------------------------------------------------------- films
@@ -197,10 +177,21 @@ def prepare(options: dict, seed: int, tiny: CLIP) -> tuple[nn.Module, CLIP, Seer
     return head, clip, see
 
 
-def run(variant: str, seed: int, tiny: CLIP) -> tuple[dict, nn.Module, CLIP]:
-    options, begun = VARIANTS[variant], time.time()
+def recipe(variant: str) -> dict:
+    """What decides a run: its options, and the seeds of the films."""
+    return VARIANTS[variant] | dict(train=TRAIN, test=TEST, pool=POOL)
+
+
+@cache
+def tiny_clip() -> CLIP:
+    return load_clip("tiny").requires_grad_(False)
+
+
+@recorder.study(variants=tuple(VARIANTS), seeds={v: 1 if v == "zero_shot" else 3 for v in VARIANTS}, recipe=recipe)
+def heads(variant: str, seed: int) -> dict:
+    options, begun = VARIANTS[variant], time.process_time()
     torch.manual_seed(seed)
-    head, clip, see = prepare(options, seed, tiny)
+    head, clip, see = prepare(options, seed, tiny_clip())
     test, pool = testing(options.get("tokens", "frames"))
     losses = []
     if options["steps"]:
@@ -211,32 +202,26 @@ def run(variant: str, seed: int, tiny: CLIP) -> tuple[dict, nn.Module, CLIP]:
         named = {k: options[k] for k in ("lr", "clip_lr", "batch") if k in options}
         losses = chapter.fit(head, clip, data, options["steps"], seed=seed, see=see,
                              reverses=options.get("reverses", True), **named)
-    minutes = (time.time() - begun) / 60
     if see:
         test = pictures(560, POOL, 560)
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             parts = zip(test["frames"].split(40), test["mask"].split(40), strict=True)
             test["frames"] = torch.cat([see(*part) for part in parts]).float()
-    found = chapter.judge(head, clip, test, pool)
-    found["hits"] = "".join(map(str, found["hits"].int().tolist()))
-    facts = dict(variant=variant, seed=seed, minutes=round(minutes, 2), code=code_hash())
-    facts |= options
-    facts["loss"] = round(sum(losses[-20:]) / max(1, len(losses[-20:])), 4)
-    return facts | tidy(found), head, clip
+    if (variant, seed) == (SHIPPED, 0):
+        ship(head, clip, (time.process_time() - begun) / 60)
+    return dict(loss=round(sum(losses[-20:]) / max(1, len(losses[-20:])), 4)) | evaluated(head, clip, test, pool)
+
+
+def evaluated(head: nn.Module, clip: CLIP, test: dict, pool: list[int]) -> dict:
+    """The chapter's evaluation with four digits; hits as a string of 0 and 1."""
+    found = chapter.evaluate(head, clip, test, pool)
+    return tidy(found | dict(hits="".join(map(str, found["hits"].int().tolist()))))
 
 
 def tidy(value):
     if isinstance(value, dict):
         return {k: tidy(v) for k, v in value.items()}
     return round(value, 4) if isinstance(value, float) else value
-
-
-# ---------------------------------------------------------------- files
-
-
-def place(run: dict) -> tuple[int, int]:
-    """Where a run stands in the JSON file."""
-    return list(VARIANTS).index(run["variant"]), run["seed"]
 
 
 def learnt(head: nn.Module, clip: CLIP) -> dict[str, Tensor]:
@@ -246,45 +231,97 @@ def learnt(head: nn.Module, clip: CLIP) -> dict[str, Tensor]:
     return state | {f"clip.{k}": v.detach() for k, v in text.items()}
 
 
-def ship(name: str, head: nn.Module, clip: CLIP, variant: str, seed: int) -> Path:
-    path, options = OUT.with_name(f"{name}.safetensors"), VARIANTS[variant]
-    card = dict(program="tools/ch08_clip4clip.py", variant=variant, seed=seed, films=options["films"]) | toy_world()
-    save_weights(stored(learnt(head, clip)), path, "clip4clip", dict(width=128, layers=2, heads=2, positions=16), card)
-    return path
+def ship(head: nn.Module, clip: CLIP, minutes: float) -> None:
+    path, options = recorder.path.with_name("transformer.safetensors"), VARIANTS[SHIPPED]
+    card = dict(program="recordings/08_clip4clip/record.py", variant=SHIPPED, seed=0, films=options["films"])
+    shape = dict(width=128, layers=2, heads=2, positions=16)
+    save_weights(stored(learnt(head, clip)), path, "clip4clip", shape, card | toy_world())
+    log_run("08_clip4clip", path, minutes, options["films"], 0)
 
 
-def note_figure(tiny: CLIP) -> None:
+# ---------------------------------------------------------------- what else the chapter shows
+
+
+@recorder.extra
+def figure() -> dict:
     """The scores of the chapter's first figure, by the model that ships."""
-    content = json.loads(OUT.read_text())
-    head, clip, _ = chapter.load_head(SHIPPED["transformer_16000:0"], tiny)
-    write_json(OUT, content | dict(figure=chapter.figure_scores(tiny, head, clip)))
+    head, clip, _ = chapter.load_head("08_clip4clip/transformer", tiny_clip())
+    return chapter.figure_scores(tiny_clip(), head, clip)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", metavar="VARIANT:SEED")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    BUILD.mkdir(parents=True, exist_ok=True)
-    code_hash()  # now: the notebook may change while this runs
-    done = {f"{r['variant']}:{r['seed']}" for r in recorded_runs(OUT)}
-    tiny = load_clip("tiny").requires_grad_(False)
-    wanted = [f"{v}:{seed}" for seed in range(3) for v in VARIANTS if not (seed and v == "zero_shot")]
-    wanted.sort(key=lambda name: name.startswith("tight"))  # the slowest come last
-    for name in args.runs or [r for r in wanted if r not in done]:
-        if "transformer_16000:0" in done and "figure" not in json.loads(OUT.read_text()):
-            note_figure(tiny)
-        variant, seed = name.split(":")
-        row, head, clip = run(variant, int(seed), tiny)
-        record_run(OUT, "python tools/ch08_clip4clip.py", row, place)
-        done.add(name)
-        print({k: v for k, v in row.items() if k != "hits"}, flush=True)
-        if name in SHIPPED:
-            log_run("ch08_clip4clip", ship(SHIPPED[name], head, clip, variant, int(seed)), row["minutes"],
-                    row["films"], int(seed))
+@recorder.extra
+def scale(millions: float = 1.0, queries: int = 500) -> dict:
+    """Exact search and faiss's inverted lists: recall of the ten nearest against queries a second.
+
+    Larger collections are a mixture: the real films, then pairs of them blended. Queries are captions of real ones.
+    """
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    seeds = [(POOL, 560)] + [(TRAIN + i, 500) for i in range(32)]
+    seeds += [(TEST + i, 500) for i in range(6)] + [(88_200_000 + i, 500) for i in range(4)]
+    real = blocks(seeds)
+    film_emb = chapter.MeanHead().video(real["frames"], real["mask"])
+    with torch.no_grad():
+        text_emb = tiny_clip().encode_text(real["captions"][:queries]).numpy()
+    g, rows = torch.Generator().manual_seed(0), []
+    for count in (len(film_emb), 100_000, int(1_000_000 * millions)):
+        extra = max(0, count - len(film_emb))
+        one, two = torch.randint(len(film_emb), (2, extra), generator=g)
+        share = 0.2 + 0.6 * torch.rand(extra, 1, generator=g)
+        mixed = F.normalize(share * film_emb[one] + (1 - share) * film_emb[two], dim=-1)
+        collection = torch.cat([film_emb, mixed])[:count].numpy()
+        rows += [dict(films=count, real=min(count, len(film_emb))) | row for row in search(collection, text_emb)]
+    return dict(faiss=faiss.__version__, threads=1, queries=queries, rows=rows,
+                mixture="real films, then pairs of them blended with weights from 0.2 to 0.8, seed 0")
 
 
-chapter = defined(NOTEBOOK)
+def search(collection, text_emb) -> list[dict]:
+    """One collection N×D by an exact and by an approximate index: recall of the ten nearest, queries a second."""
+    import faiss
+
+    width, rows = collection.shape[1], []
+    exact = faiss.IndexFlatIP(width)
+    exact.add(collection)
+    best, lists = exact.search(text_emb, 10)[1], 4 * round(len(collection) ** 0.5 / 4)
+    inverted = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+    inverted.cp.max_points_per_centroid = 40
+    inverted.train(collection)
+    inverted.add(collection)
+    for index, probes in [(exact, 0)] + [(inverted, p) for p in (1, 4, 16, 64)]:
+        if probes:
+            index.nprobe = probes
+        spent, near = [], index.search(text_emb, 10)[1]
+        for _ in range(3):
+            begun = time.process_time()
+            index.search(text_emb, 10)
+            spent.append(time.process_time() - begun)
+        recall = sum(len(set(a) & set(b)) for a, b in zip(near.tolist(), best.tolist(), strict=True)) / best.size
+        name = f"{lists} lists, {probes} read" if probes else "exact"
+        rows.append(dict(index=name, recall=round(recall, 4),
+                         queries_per_second=round(len(text_emb) / sorted(spent)[1], 1)))
+    return rows
+
+
+@recorder.probe
+def probe() -> dict:
+    """Each head two steps on twelve films, then judged; one image tower with 3D patches."""
+    clip = tiny_clip()
+    train, test, found = chapter.film_vectors(clip, 16, TRAIN), chapter.film_vectors(clip, 12, POOL), {}
+    pool = list(range(12))
+    for name in ("mean", "LSTM", "transformer", "tight"):
+        torch.manual_seed(0)
+        ours = chapter.copy_for_training(clip)
+        head = make_head(dict(head=name), ours)
+        losses = chapter.fit(head, ours, train, 2, batch=4)
+        row = chapter.evaluate(head, ours, test, pool)
+        found |= {f"heads.{name}_loss": losses[-1], f"heads.{name}_rank": row["text_to_film"]["mean"],
+                  f"heads.{name}_order": sum(row["two_way"].values()) / len(row["two_way"])}
+    few = films.films(2, POOL)
+    with torch.no_grad():
+        found["heads.three_d"] = Seer(clip, True)((255 * few["frames"]).byte(), few["mask"]).std()
+    return found
+
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorder.main())
