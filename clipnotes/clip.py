@@ -14,8 +14,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from clipnotes.checkpoints import fit, read_state_dict
 from clipnotes.tokenizer import shared_tokenizer, tokenize
 from clipnotes.weights import DATA, load_weights, save_weights, shipped, stored, write
 
@@ -23,6 +25,18 @@ IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, of its training pi
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 Texts = str | list[str] | Tensor  # texts, or their ids NxT
+
+# open_clip's copies of OpenAI's weights: the commit that is fetched, and the sha256 of its open_clip_model.safetensors.
+PINNED = {
+    "timm/resnet50_clip.openai": (
+        "ec3d92cf63a5f9d591f0d611b736895966c73076", "da0baa37fb2211eee5729ab69ed587eb10d48f5b7076ceeed01552fc3d4cb4ee"),
+    "timm/vit_base_patch32_clip_224.openai": (
+        "a6f597a30f7b82c51704746581f9a4e41421e878", "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"),
+    "timm/vit_base_patch16_clip_224.openai": (
+        "977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d", "4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f"),
+    "timm/vit_large_patch14_clip_224.openai": (
+        "18d0535469bb561bf468d76c1d73aa35156c922b", "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e"),
+}
 
 
 class UntrainedTokenWarning(UserWarning):
@@ -389,6 +403,8 @@ class CLIP(DualEncoder):
         ResNet: "stem", "layer1" to "layer4": BxCxhxw.
         """
         check_images(images, self.visual.patch_size)
+        if isinstance(layers, str):
+            raise ValueError(f"Layers are a list: write [{layers!r}].")
         found = self.visual.layers(self.standardise(images))
         unknown = [layer for layer in layers if layer not in found]
         if unknown:
@@ -496,8 +512,9 @@ def load_clip(name: str | Path = "tiny", pretrained: str | Path | None = "openai
 
     name: a model that ships with the package ("tiny"), a path to a file of `save_clip`, or one of open_clip's
     names for OpenAI's models ("ViT-B-32", "RN50"), fetched through open_clip and loaded strictly.
-    pretrained, for the latter: a tag of open_clip, a file with such a state dict, or None: random weights.
-    ValueError for an unknown name or tag; RuntimeError for a damaged file or where there is no network.
+    pretrained, for the latter: a tag of open_clip, a file with such a state dict (safetensors, PyTorch's, OpenAI's own
+    archive), or None: random weights. ValueError for an unknown name or tag, FileNotFoundError for a path without a
+    file; RuntimeError for a file that holds something else or is damaged, or where there is no network.
     """
     ours = str(name).endswith(".safetensors") or (DATA / f"{name}.safetensors").is_file()
     model = _load_file(name) if ours else _load_open_clip(str(name), pretrained)
@@ -521,6 +538,9 @@ def export_open_clip(model: CLIP, path: str | Path) -> dict:
 
 
 def _load_file(path: str | Path) -> CLIP:
+    if _is_foreign(path):
+        raise ValueError(f"{path} does not hold weights of the kind 'clip': for a state dict of another origin give "
+                         'its model\'s name, too, as in load_clip("RN50", file).')
     tensors, config, card = load_weights(path, "clip")
     model = CLIP(CLIPConfig(**config))
     model.card = card
@@ -532,20 +552,40 @@ def _load_file(path: str | Path) -> CLIP:
     return model
 
 
+def _is_foreign(path: str | Path) -> bool:
+    """Is it a sound safetensors file that `save_clip` did not write?"""
+    try:
+        with safe_open(path, "pt") as file:
+            return "kind" not in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def _load_open_clip(name: str, pretrained: str | Path | None) -> CLIP:
     import open_clip
 
     names = open_clip.list_pretrained_models_by_tag("openai")
     if name not in names:
-        raise ValueError(f"There is no CLIP {name!r}. Shipped: {shipped('clip')}; through open_clip: {names}.")
+        hint = ' Give a file as pretrained=, with its model\'s name: load_clip("RN50", file).' if _is_path(name) else ""
+        raise ValueError(f"There is no CLIP {name!r}. Shipped: {shipped('clip')}; through open_clip: {names}.{hint}")
     model = CLIP(_openai_config(name))
     model.card = {"name": name, "pretrained": str(pretrained) if pretrained else "random weights"}
     if pretrained is not None:
-        file = pretrained if Path(pretrained).is_file() else _fetch(name, str(pretrained))
-        model.load_state_dict(open_clip.factory.load_state_dict(str(file)))
-        with open(file, "rb") as stream:
-            model.card["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+        file = pretrained if _is_path(pretrained) else _fetch(name, str(pretrained))
+        fit(model, read_state_dict(file), file)
+        model.card["sha256"] = _digest(file)
     return model
+
+
+def _is_path(name: str | Path) -> bool:
+    """A file, or the name of one that is not there: names and tags have no ending and no separator."""
+    path = Path(name)
+    return isinstance(name, Path) or path.is_file() or bool(path.suffix) or len(path.parts) > 1
+
+
+def _digest(file: str | Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _openai_config(name: str) -> CLIPConfig:
@@ -565,9 +605,20 @@ def _fetch(name: str, tag: str) -> str:
             if open_clip.get_pretrained_cfg(name, t).get("quick_gelu")]  # others were trained with exact GELU
     if tag not in tags:
         raise ValueError(f"{name} has no weights {tag!r} trained with QuickGELU, only these: {tags}.")
+    config = open_clip.get_pretrained_cfg(name, tag)
+    repository = config.get("hf_hub", "").rstrip("/")
+    revision, sha256 = PINNED.get(repository, (None, None))
     try:
-        return open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
+        if sha256:
+            from huggingface_hub import hf_hub_download
+
+            file = hf_hub_download(repository, "open_clip_model.safetensors", revision=revision)
+        else:  # open_clip's own releases carry a digest in their names, which it checks
+            file = open_clip.download_pretrained(config, prefer_hf_hub="mlfoundations" not in config.get("url", ""))
     except Exception as error:
         raise RuntimeError(
             f"The weights {tag!r} of {name} could not be fetched ({type(error).__name__}): go online once, "
             "or give pretrained= a file with the state dict.") from error
+    if sha256 and _digest(file) != sha256:
+        raise RuntimeError(f"{file} is not what was published (its sha256 differs): delete it, and fetch it again.")
+    return file

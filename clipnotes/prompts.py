@@ -47,9 +47,12 @@ def class_embeddings(model: nn.Module, names: Sequence[str], templates: Sequence
     """One unit vector per name, K×D: the mean of its unit vectors under all templates, made unit again.
 
     model: anything with `encode_text(list of texts, normalize=True)`. Raises ValueError without names or
-    templates.
+    templates, and for a single string in their place.
     """
-    if not names or not templates:
-        raise ValueError("Give at least one name and one template.")
+    for what, given in (("names", names), ("templates", templates)):
+        if isinstance(given, str):
+            raise ValueError(f"{what} are a list: write [{given!r}].")
+        if not len(given):
+            raise ValueError("Give at least one name and one template.")
     text_emb = [model.encode_text([fill(t, name) for name in names], normalize=True) for t in templates]
     return F.normalize(torch.stack(text_emb).mean(0), dim=-1)

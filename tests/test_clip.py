@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import subprocess
 import sys
 import types
@@ -16,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from clipnotes import clip, tokenizer, weights  # before open_clip: `import clipnotes` repairs torchvision
+from clipnotes import clip, files, tokenizer  # before open_clip: `import clipnotes` repairs torchvision
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPES = {
@@ -594,7 +595,7 @@ def test_damaged_files_are_refused(saved, tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="does not hold weights of the kind 'clip'"):
+    with pytest.raises(ValueError, match="other.safetensors does not hold weights of the kind 'clip': .*load_clip"):
         clip.load_clip(tmp_path / "other.safetensors")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         clip.load_clip(tmp_path / "none.safetensors")
@@ -618,7 +619,7 @@ def test_another_toy_world_is_refused(tmp_path, monkeypatch):
 def test_a_broken_write_leaves_the_old_file(saved, monkeypatch):
     model, path = saved
     before = path.read_bytes()
-    monkeypatch.setattr(weights.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         clip.save_clip(model, path, torch.tensor([1]), {})
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
@@ -628,26 +629,31 @@ def test_a_broken_write_leaves_the_old_file(saved, monkeypatch):
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"no CLIP 'ViT-Q-7'\. Shipped: .*; through open_clip: .*'ViT-B-32'"):
+    with pytest.raises(ValueError, match=r"no CLIP 'ViT-Q-7'\. Shipped: .*; through open_clip: .*'ViT-B-32'.*\]\.$"):
         clip.load_clip("ViT-Q-7")
+    with pytest.raises(ValueError, match=r"no CLIP 'mine/RN50.pt'.*load_clip\(\"RN50\", file\)"):
+        clip.load_clip("mine/RN50.pt")
 
 
 @pytest.fixture
 def small_rn50(monkeypatch, tmp_path) -> tuple[nn.Module, Path, list]:
-    """open_clip's "RN50", made small, with a checkpoint as open_clip would fetch it, and the fetches made."""
+    """open_clip's "RN50", made small, with a checkpoint as the hub would send it, and the fetches made."""
+    import huggingface_hub
     import open_clip
 
-    ours = build("resnet")
+    ours, path = build("resnet"), tmp_path / "open_clip_model.safetensors"
     shape = clip.export_open_clip(ours, tmp_path / "export.safetensors")
     shape["vision_cfg"]["patch_size"] = None
     theirs = open_clip.model.CLIP(**shape).eval()
     theirs.load_state_dict(ours.state_dict())
-    torch.save(theirs.half().state_dict(), tmp_path / "RN50.pt")
+    save_file(theirs.half().state_dict(), path)
     fetched = []
+    repository = "timm/resnet50_clip.openai"
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: shape)
-    monkeypatch.setattr(
-        open_clip, "download_pretrained", lambda c: fetched.append(c) or str(tmp_path / "RN50.pt"))
-    return theirs.float(), tmp_path / "RN50.pt", fetched
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download",
+                        lambda *a, **k: fetched.append((*a, k["revision"])) or str(path))
+    monkeypatch.setitem(clip.PINNED, repository, ("a" * 40, hashlib.sha256(path.read_bytes()).hexdigest()))
+    return theirs.float(), path, fetched
 
 
 def test_open_clip_names(small_rn50, images):
@@ -659,17 +665,50 @@ def test_open_clip_names(small_rn50, images):
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         assert model.card == {"name": "RN50", "pretrained": str(pretrained), "sha256": sha256}
         assert not model.training
-    assert len(fetched) == 1, "a file is not fetched"
+    assert fetched == [("timm/resnet50_clip.openai", path.name, "a" * 40)], "a pinned commit; a file is not fetched"
     random = clip.load_clip("RN50", pretrained=None)
     assert random.config == model.config and "random" in random.card["pretrained"]
     assert not close(random.visual.conv1.weight, model.visual.conv1.weight, 1e-2)
 
 
+def test_pins_are_whole_digests_of_open_clips_copies():
+    import open_clip
+
+    copies = {open_clip.get_pretrained_cfg(name, "openai")["hf_hub"].rstrip("/") for name in OPENAI}
+    assert clip.PINNED.keys() <= copies
+    for commit, sha256 in clip.PINNED.values():
+        assert re.fullmatch("[0-9a-f]{40}", commit) and re.fullmatch("[0-9a-f]{64}", sha256)
+
+
+def test_other_weights_than_the_pinned_are_refused(small_rn50):
+    path = small_rn50[1]
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(RuntimeError, match="open_clip_model.safetensors is not what was published .*: delete it"):
+        clip.load_clip("RN50")
+
+
+def test_weights_without_a_pin_come_through_open_clip(small_rn50, monkeypatch):
+    import open_clip
+
+    asked = []
+
+    def download(config, prefer_hf_hub):
+        asked.append((config["hf_hub"], prefer_hf_hub))
+        return str(small_rn50[1])
+
+    monkeypatch.setattr(open_clip, "download_pretrained", download)
+    for tag in ("yfcc15m", "openai"):
+        monkeypatch.delitem(clip.PINNED, "timm/resnet50_clip.openai", raising=False)
+        clip.load_clip("RN50", tag)
+    assert asked == [("timm/resnet50_clip.yfcc15m/", False), ("timm/resnet50_clip.openai/", True)], \
+        "open_clip's own releases are checked by the digest in their names"
+
+
 def test_loading_is_strict(small_rn50):
-    state = torch.load(small_rn50[1])
+    state = load_file(small_rn50[1])
     del state["visual.attnpool.c_proj.bias"]
-    torch.save(state, small_rn50[1])
-    with pytest.raises(RuntimeError, match="visual.attnpool.c_proj.bias"):
+    save_file(state, small_rn50[1])
+    with pytest.raises(RuntimeError, match=r"1 missing \(visual.attnpool.c_proj.bias\)\.$"):
         clip.load_clip("RN50", small_rn50[1])
 
 
@@ -681,13 +720,19 @@ def test_weights_of_exact_gelu_are_refused(small_rn50):
     assert str(refusal.value).count("laion2b") == 1, "it is not among those that work"
 
 
-def test_no_network(small_rn50, monkeypatch):
-    import open_clip
+@pytest.mark.parametrize("pretrained", ["nowhere.pt", "nowhere/weights", Path("nowhere")])
+def test_a_path_without_a_file(small_rn50, pretrained):
+    with pytest.raises(FileNotFoundError, match=f"There is no file {pretrained}"):
+        clip.load_clip("RN50", pretrained)
 
-    def offline(config):
+
+def test_no_network(small_rn50, monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(open_clip, "download_pretrained", offline)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     with pytest.raises(RuntimeError, match=r"'openai' of RN50 could not be fetched \(ConnectionError\)"):
         clip.load_clip("RN50")
 
@@ -752,6 +797,8 @@ def test_bad_texts(vit, case, method):
 def test_unknown_layer_path_and_pool(model, images):
     with pytest.raises(ValueError, match=r"no layer 'layer9': this image tower has \[(0, 1, 2|'stem', )"):
         model.features(images, ["layer9"])
+    with pytest.raises(ValueError, match=r"Layers are a list: write \['layer4'\]"):
+        model.features(images, "layer4")
     with pytest.raises(ValueError, match='path is "tokens" or "value" for a ViT, None for a ResNet, not'):
         model.patch_features(images, path="values" if model.config.is_vit else "value")
     with pytest.raises(ValueError, match='pool is "tok" or "avg", not'):

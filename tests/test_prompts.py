@@ -53,6 +53,14 @@ def test_class_embeddings_refuse_nothing():
         prompts.class_embeddings(Letters(), [], ["{}"])
 
 
+def test_a_string_is_no_list():
+    """Its letters would each become a class."""
+    with pytest.raises(ValueError, match=r"names are a list: write \['dog'\]"):
+        prompts.class_embeddings(Letters(), "dog", ["{}"])
+    with pytest.raises(ValueError, match=r"templates are a list: write \['a photo of \{\}'\]"):
+        prompts.class_embeddings(Letters(), ["dog"], "a photo of {}")
+
+
 def test_photo_templates_all_fill():
     assert len({prompts.fill(t, "orange") for t in prompts.PHOTO_TEMPLATES}) == len(prompts.PHOTO_TEMPLATES)
     assert "a photo of an orange." in [prompts.fill(t, "orange") for t in prompts.PHOTO_TEMPLATES]
