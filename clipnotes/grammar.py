@@ -98,7 +98,7 @@ class Concept:
 @cache
 def concepts() -> tuple[Concept, ...]:
     """The concepts in the order of the sprite sheets; a label is an index into this tuple."""
-    rows = json.loads((Path(__file__).parent / "data" / "sprites.json").read_text())["concepts"]
+    rows = json.loads((Path(__file__).parent / "data" / "sprites.json").read_text("utf-8"))["concepts"]
     return tuple(Concept(r["name"], r["zh"], r["category"], tuple(r["keywords"]), tuple(r["styles"]), r["split"])
                  for r in rows)
 
