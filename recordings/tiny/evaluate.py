@@ -153,7 +153,7 @@ def main() -> None:
     for head, rows in tables.items():
         show(rows, head)
     if args.json:
-        args.json.write_text(json.dumps(tables, indent=1))
+        args.json.write_text(json.dumps(tables, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def cost(card: dict) -> str:
 def markdown() -> str:
     """The probe page of the book, from the records of both models."""
     cards = {name: load_clip(name).card for name in RECORDS}
-    found = {name: json.loads(path.read_text()) for name, path in RECORDS.items() if path.exists()}
+    found = {name: json.loads(path.read_text("utf-8")) for name, path in RECORDS.items() if path.exists()}
     lines = ["# What the tiny CLIP knows", "",
              "Every later chapter asks the tiny CLIP for something. This page, written by `tools/probe_clip.py`, says "
              "what it can give, each figure beside its control: chance, the majority class, the nearest picture in "
@@ -126,7 +126,7 @@ def markdown() -> str:
     if SHORT.exists():
         lines += ["## Short runs", "", "The same program with a tenth of the budget and 120 names: how far seeds "
                   "differ, and the class token against the mean over patches.", "",
-                  *table(json.loads(SHORT.read_text()))]
+                  *table(json.loads(SHORT.read_text("utf-8")))]
     lines += ["## The curve", "", *learning(cards["tiny"])]
     if "tiny-rn" in found:
         lines += ["## The other one: tiny-rn", "",
@@ -165,9 +165,9 @@ def main() -> None:
     args = parser.parse_args()
     model = load_clip(args.checkpoint)
     if args.short:
-        rows = json.loads(SHORT.read_text()) if SHORT.exists() else {}
+        rows = json.loads(SHORT.read_text("utf-8")) if SHORT.exists() else {}
         rows[args.short] = short_run(model, args.names, args.n)
-        SHORT.write_text(json.dumps(rows, indent=1) + "\n")
+        SHORT.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
         return
     names = pool_names(args.names) if args.names else None
     tables = evaluate(model, args.names, args.n)
@@ -177,7 +177,7 @@ def main() -> None:
         show(rows, head)
     if args.page:
         write_json(RECORDS[args.checkpoint], tables)
-        (BOOK / "probe.md").write_text(markdown())
+        (BOOK / "probe.md").write_text(markdown(), "utf-8")
 
 
 if __name__ == "__main__":

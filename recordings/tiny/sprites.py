@@ -115,8 +115,8 @@ class Pack:
     def __init__(self, folder: Path):
         self.assets = {p.stem.replace("-fe0f", ""): p for p in (folder / "assets").glob("*.webp")}
         if not self.assets:
-            self.icons = json.loads((folder / "icons.json").read_text())
-            self.chars = json.loads((folder / "chars.json").read_text())
+            self.icons = json.loads((folder / "icons.json").read_text("utf-8"))
+            self.chars = json.loads((folder / "chars.json").read_text("utf-8"))
             self.names = {squash(n): n for n in [*self.icons["icons"], *self.icons.get("aliases", {})]}
 
     def find(self, concept: dict) -> str | Path | None:
@@ -159,8 +159,8 @@ def keywords(entry: dict) -> list[str]:
 
 
 def describe(modules: Path) -> list[dict]:
-    english = json.loads((modules / "emojibase-data/en/data.json").read_text())
-    chinese = {e["hexcode"]: e["label"] for e in json.loads((modules / "emojibase-data/zh/data.json").read_text())}
+    english = json.loads((modules / "emojibase-data/en/data.json").read_text("utf-8"))
+    chinese = {e["hexcode"]: e["label"] for e in json.loads((modules / "emojibase-data/zh/data.json").read_text("utf-8"))}
     by_label = {squash(e["label"]): e for e in english}
     concepts = parse_concepts()
     for concept in concepts:
@@ -185,7 +185,7 @@ def main() -> None:
         concept["styles"] = []
     for style, (package, version, licence, by) in STYLES.items():
         folder = args.modules / package
-        found_version = json.loads((folder / "package.json").read_text())["version"]
+        found_version = json.loads((folder / "package.json").read_text("utf-8"))["version"]
         if found_version != version:
             raise SystemExit(f"{package}: version {found_version} is installed, {version} is recorded; install that one")
         pack, sheet = Pack(folder), Image.new("RGBA", (TILE * COLUMNS, TILE * rows))
@@ -201,7 +201,7 @@ def main() -> None:
         drawn = sum(style in c["styles"] for c in concepts)
         print(f"{style:10s} {drawn:4d} of {len(concepts)} concepts  {path.stat().st_size / 1e6:.2f} MB")
     facts = dict(tile=TILE, columns=COLUMNS, styles=styles, concepts=concepts)
-    (DATA / "sprites.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    (DATA / "sprites.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -239,9 +239,9 @@ def log_run(program: str, path: Path, minutes: float, images: int, seed: int) ->
     ledger = Path(__file__).parent / "ledger.md"
     if not ledger.exists():
         ledger.write_text("# Ledger\n\nWhat the training programs spent; they write it themselves.\n\n"
-                          "| program | file | minutes | images | seed | sha256 |\n|---|---|---|---|---|---|\n")
+                          "| program | file | minutes | images | seed | sha256 |\n|---|---|---|---|---|---|\n", "utf-8")
     sha = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    with ledger.open("a") as file:
+    with ledger.open("a", encoding="utf-8") as file:
         file.write(f"| {program} | {path.name} | {minutes:.0f} | {images} | {seed} | {sha} |\n")
 
 
