@@ -5,12 +5,16 @@ Every writer of the project goes through `atomic_write`; who reads, changes and 
 
 import contextlib
 import os
+import platform
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 PACKAGE = Path(__file__).resolve().parent
+ABANDONED = 600.0  # seconds without a change, after which a temporary file has no writer
 
 
 def shared(name: str) -> Path | None:
@@ -26,17 +30,18 @@ def shared(name: str) -> Path | None:
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: under a temporary name of this process, flushed to the disk, then renamed.
+    """Write a file whole or not at all: under a temporary name of its own, flushed to the disk, then renamed.
 
-    Text is written as UTF-8 with "\\n". What an interrupted writer of the same file left behind is removed.
+    Text is written as UTF-8 with "\\n". A link is followed. What an interrupted writer of the same file left behind is
+    removed.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_owner()}-{uuid.uuid4().hex[:8]}.tmp")
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -45,12 +50,28 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(path: Path) -> None:
+def sweep(path: str | Path) -> None:
     """Remove temporary files of `path` whose writers are gone."""
-    for orphan in path.parent.glob(f".{path.name}.*.tmp"):
-        owner = orphan.name.split(".")[-2]
-        if owner.isdigit() and not _alive(int(owner)):
-            orphan.unlink(missing_ok=True)
+    path = Path(path)
+    for found in path.parent.iterdir():
+        if found.name.startswith(f".{path.name}.") and found.name.endswith(".tmp") and _abandoned(found):
+            found.unlink(missing_ok=True)
+
+
+def _owner() -> str:
+    """This process, among those of all machines that share a disk."""
+    return f"{platform.node()}-{os.getpid()}"
+
+
+def _abandoned(temporary: Path) -> bool:
+    """Has its writer ended, on this machine, or not written for so long that it must have ended on another?"""
+    host, _, pid = temporary.name.rsplit("-", 1)[0].rpartition("-")
+    if os.name == "posix" and host.endswith(f".{platform.node()}") and pid.isdigit():
+        return not _alive(int(pid))
+    try:
+        return time.time() - temporary.stat().st_mtime > ABANDONED
+    except FileNotFoundError:  # it has just been renamed
+        return False
 
 
 def _alive(pid: int) -> bool:
@@ -67,9 +88,10 @@ def _alive(pid: int) -> bool:
 def lock(path: str | Path, seconds: float = 60.0) -> Iterator[None]:
     """Hold a file against other processes while it is read, changed and written.
 
-    The system frees it when its owner ends, however it ends. Raises TimeoutError where it is held longer than `seconds`.
+    The system frees it when its owner ends, however it ends. A process that already holds it must not ask again.
+    Raises TimeoutError where it is held longer than `seconds`.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=seconds):
