@@ -41,14 +41,14 @@ def save_weights(tensors: dict[str, Tensor], path: str | Path, kind: str, config
 
 
 def load_weights(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict, dict]:
-    """-> tensors, config, card of a file of `save_weights`; "03_groupvit/groupvit" is a file that ships.
+    """-> tensors, config, card of a file of `save_weights`.
 
-    FileNotFoundError where there is none, ValueError where it holds another kind, RuntimeError where it is damaged or
-    was trained in another toy world.
+    path: a file, or the name of one that ships: "tiny", "03_groupvit/groupvit". FileNotFoundError where there is none,
+    RuntimeError where it is damaged or was trained in another toy world, ValueError where it holds another kind.
     """
-    name, path = str(path), Path(path)
-    if not name.endswith(".safetensors"):
-        path = shared(f"recordings/{name}.safetensors") or DATA / f"{name}.safetensors"
+    if isinstance(path, str) and not Path(path).suffix:
+        path = shared(f"recordings/{path}.safetensors") or DATA / f"{path}.safetensors"
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     damaged = f"{path} is damaged: install the package again, or make the file again."
@@ -56,35 +56,42 @@ def load_weights(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict, 
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        found, config, card = metadata["kind"], json.loads(metadata["config"]), json.loads(metadata["card"])
+        config, card = json.loads(metadata["config"]), json.loads(metadata["card"])
+        whole = metadata["sha256"] == _digest(tensors, metadata)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RuntimeError(damaged) from error
-    if found != kind:
-        raise ValueError(f"{path} does not hold weights of the kind {kind!r}, but {found!r}.")
-    if metadata.get("sha256") != _digest(tensors, metadata):
+    if not whole:
         raise RuntimeError(damaged)
+    if metadata["kind"] != kind:
+        raise ValueError(f"{path} does not hold weights of the kind {kind!r}, but {metadata['kind']!r}.")
     _check_world(path, card)
     return tensors, config, card
 
 
 def shipped(kind: str) -> list[str]:
     """The names of the files of a kind that come with the package, as `load_weights` takes them."""
-    folders = {"": DATA, **{f"{p.name}/": p for p in sorted((shared("recordings") or DATA / "none").glob("*_*"))}}
-    found = []
-    for prefix, folder in folders.items():
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, "pt") as file:
-                found += [prefix + path.stem] if (file.metadata() or {}).get("kind") == kind else []
-    return found
+    recordings = shared("recordings")
+    folders = {"": DATA} | {f"{p.name}/": p for p in (sorted(recordings.iterdir()) if recordings else []) if p.is_dir()}
+    return [prefix + path.stem for prefix, folder in folders.items() for path in sorted(folder.glob("*.safetensors"))
+            if _kind(path) == kind]
+
+
+def _kind(path: Path) -> str | None:
+    """What a file says that it holds; None where it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("kind")
+    except (SafetensorError, OSError):
+        return None
 
 
 def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
     """sha256 over kind, configuration, card, and of each tensor name, type, shape and bytes."""
     digest = hashlib.sha256(json.dumps([about[key] for key in ("kind", "config", "card")]).encode())
     for name in sorted(tensors):
-        value = tensors[name].contiguous()
+        value = tensors[name]
         digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        digest.update(value.numpy().tobytes())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
