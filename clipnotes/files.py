@@ -18,7 +18,7 @@ ABANDONED = 600.0  # seconds without a change, after which a temporary file has 
 
 
 def shared(name: str) -> Path | None:
-    """A file that travels beside the library: chapters/09_actionclip.toml, recordings/09_actionclip/runs.json, golden/x.
+    """A file or folder that travels beside the library: chapters/09_actionclip.toml, recordings/tiny, golden.
 
     A wheel holds these folders inside the package; a checkout beside it (golden/ under tests/).
     Returns the first that exists, or None.

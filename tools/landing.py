@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from clipnotes import clip, toyworld
+from clipnotes.files import atomic_write
 from notebooks import ROOT
 
 FILE = ROOT / "book" / "_static" / "landing-data.js"
@@ -63,7 +64,7 @@ def main() -> int:
     if "--check" in sys.argv:
         print("the landing page is up to date" if current() else "run: python tools/landing.py")
         return int(not current())
-    FILE.write_text(f"window.clipnotesLanding = {json.dumps(measure())};\n", "utf-8")
+    atomic_write(FILE, f"window.clipnotesLanding = {json.dumps(measure())};\n")
     print(f"{FILE.relative_to(ROOT)} is written")
     return 0
 
