@@ -104,7 +104,8 @@ def _ply(path: Path) -> tuple[np.ndarray, Polygons]:
 
 def _others(file: Path | io.StringIO, kind: str | None = None) -> tuple[np.ndarray, Polygons]:
     mesh = trimesh.load(file, file_type=kind, force="mesh", skip_materials=True)
-    return np.array(mesh.vertices, dtype=np.float64), np.array(getattr(mesh, "faces", ())).tolist()
+    corners, faces = (np.array(getattr(mesh, name, ())) for name in ("vertices", "faces"))  # of nothing: a list
+    return corners.astype(np.float64).reshape(-1, 3), faces.tolist()
 
 
 def triangulate(corners: np.ndarray, faces: Polygons) -> np.ndarray:

@@ -59,12 +59,15 @@ def test_a_broken_note_of_the_camera_turns_nothing(tmp_path):
 def black_disc(mode: str) -> tuple[Image.Image, dict]:
     """A black disc on nothing, and how it is saved."""
     clear = Image.fromarray(np.dstack([np.zeros((32, 32, 3), np.uint8), DISC.astype(np.uint8) * 255]))
-    if mode in ("RGBA", "LA", "PA"):
+    if mode in ("RGBA", "LA"):
         return clear.convert(mode), {}
-    if mode == "P":
+    if mode in ("P", "PA"):
         indices = Image.fromarray(DISC.astype(np.uint8))
         indices.putpalette([0] * 6)
-        return indices, {"transparency": 0}
+        if mode == "P":
+            return indices, {"transparency": 0}
+        indices.putalpha(clear.getchannel("A"))
+        return indices, {}
     grey = {"L": np.uint8, "I;16": np.uint16}.get(mode)
     if grey:
         return Image.fromarray(np.where(DISC, 0, 7).astype(grey)), {"transparency": 7}
@@ -87,7 +90,8 @@ def test_transparency_of_other_kinds(tmp_path, ending):
 def test_half_transparent_red_becomes_pink():
     half = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
     assert as_seen(half).getpixel((0, 0)) == (255, 127, 127)
-    assert np.array_equal(np.asarray(as_seen(black_disc("PA")[0]))[..., 0], np.where(DISC, 0, 255))
+    indexed = black_disc("PA")[0]
+    assert indexed.mode == "PA" and np.array_equal(np.asarray(as_seen(indexed))[..., 0], np.where(DISC, 0, 255))
 
 
 def deep(kind: str, path) -> None:

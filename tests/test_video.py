@@ -141,7 +141,7 @@ def sound(path: Path, cover: bool) -> None:
         if cover:
             front = film.add_stream("mjpeg", rate=1)
             front.height = front.width = 32
-            front.pix_fmt, front.disposition = "yuvj420p", av.stream.Disposition.attached_pic
+            front.pix_fmt, front.disposition = "yuvj420p", av.stream.Disposition.attached_pic.value
             film.mux(front.encode(av.VideoFrame.from_ndarray(QUARTERS[:32, :32].copy(), format="rgb24")))
             film.mux(front.encode())
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
