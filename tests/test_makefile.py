@@ -1,4 +1,4 @@
-"""The environment that `make` sets up: by one at a time, and refused where it belongs to another folder.
+"""What `make` and the build machines run. An environment is set up by one at a time, and refused in another folder.
 
 Nothing is installed: a stand-in for Python makes an environment whose pip writes down that it was asked.
 """
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from notebooks import ROOT
 
@@ -135,3 +136,26 @@ def test_progress_is_seen_on_a_build_machine(folder):
     assert "-v " not in make(folder, "-n", "test")[1]
     shown = [line for line in make(folder, "-n", "test", "CI=1")[1].splitlines() if "pytest" in line]
     assert len(shown) == 2 and all("PYTHONUNBUFFERED=1" in line and " -v " in line for line in shown)
+
+
+def jobs(workflow: Path) -> dict:
+    return yaml.safe_load(workflow.read_text("utf-8"))["jobs"]
+
+
+def test_actions_are_pinned_by_commit():
+    """A tag can be moved: the commit is what runs, and its version stands behind it."""
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
+    lines = [line.strip() for path in workflows for line in path.read_text("utf-8").splitlines() if "uses:" in line]
+    others = [line for line in lines if not line.endswith("uses: ./.github/workflows/tests.yml")]
+    assert len(others) >= 6
+    for line in others:
+        assert re.fullmatch(r"(- )?uses: actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", line), line
+
+
+def test_publishing_waits_for_the_tests():
+    publish, tests = jobs(ROOT / ".github/workflows/publish.yml"), jobs(ROOT / ".github/workflows/tests.yml")
+    assert publish["book"]["needs"] == "tests" and publish["deploy"]["needs"] == "book"
+    assert publish["tests"] == {"uses": "./.github/workflows/tests.yml"}
+    assert tests["tests"]["steps"][-1]["run"] == ".ci/run"
+    assert [name for name, job in publish.items() if "permissions" in job] == ["deploy"]
+    assert not [step for step in publish["deploy"]["steps"] if "run" in step]

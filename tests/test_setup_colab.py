@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+import clipnotes
 from notebooks import ROOT, TEMPLATE, chapters, read
 
 NOTEBOOKS = [TEMPLATE, *chapters()]
@@ -43,12 +45,12 @@ PIP = f"""
 import os, sys
 from pathlib import Path
 here = Path(__file__).resolve().parent.parent
-(here / "asked").write_text(chr(10).join(sys.argv[1:]))
+(here / "asked").write_text(chr(10).join(sys.argv[1:]), "utf-8")
 if os.environ.get("NO_NETWORK"):
     sys.exit(1)
 package = here / "clipnotes"
 package.mkdir()
-(package / "__init__.py").write_text({EMPTY!r})
+(package / "__init__.py").write_text({EMPTY!r}, "utf-8")
 """
 
 
@@ -56,10 +58,10 @@ def set_up(folder: Path, source: str, modules: list[str], **extra: str) -> subpr
     """Run the set-up cell in a Python that has nothing but these modules, all of them empty, and our pip."""
     for module in modules:
         (folder / module).mkdir()
-        (folder / module / "__init__.py").write_text(EMPTY)
+        (folder / module / "__init__.py").write_text(EMPTY, "utf-8")
     (folder / "pip").mkdir()
-    (folder / "pip" / "__init__.py").write_text("")
-    (folder / "pip" / "__main__.py").write_text(PIP)
+    (folder / "pip" / "__init__.py").write_text("", "utf-8")
+    (folder / "pip" / "__main__.py").write_text(PIP, "utf-8")
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(folder), **extra}
     return subprocess.run(
         [sys.executable, "-S", "-c", source], env=environment, cwd=folder, capture_output=True, text=True
@@ -74,7 +76,7 @@ def cell(request) -> str:
 def test_colab_keeps_what_it_has(cell, tmp_path):
     done = set_up(tmp_path, cell, [MODULE.get(name, name) for name in COLAB])
     assert done.returncode == 0, done.stderr
-    asked = (tmp_path / "asked").read_text().split("\n")
+    asked = (tmp_path / "asked").read_text("utf-8").split("\n")
     assert asked[0] == "install" and "--no-deps" in asked
     assert any(part.startswith("clipnotes @ git+https://github.com/clip-notes/clip-notes") for part in asked)
     names = {part.split()[0].replace("-", "_") for part in asked if part}
@@ -83,15 +85,35 @@ def test_colab_keeps_what_it_has(cell, tmp_path):
 
 def test_colab_gets_what_is_missing(cell, tmp_path):
     done = set_up(tmp_path, cell, [MODULE.get(name, name) for name in COLAB])
-    asked = (tmp_path / "asked").read_text().split("\n")
+    asked = (tmp_path / "asked").read_text("utf-8").split("\n")
     needed = {Requirement(r).name for r in project()["dependencies"]}
     assert done.returncode == 0 and {name for name in needed if name not in COLAB} <= set(asked)
+
+
+def test_the_version_of_the_notebook_is_installed(cell, tmp_path):
+    """What is on the main branch tomorrow may not fit a notebook that was downloaded today."""
+    set_up(tmp_path, cell, [])
+    asked = (tmp_path / "asked").read_text("utf-8").split("\n")
+    assert f"clipnotes @ git+https://github.com/clip-notes/clip-notes@v{clipnotes.__version__}" in asked
+
+
+def test_what_the_small_packages_need_comes_along(cell, tmp_path):
+    """--no-deps asks for nothing by itself: what a package that Colab lacks needs is there, or asked for by name."""
+    set_up(tmp_path, cell, [MODULE.get(name, name) for name in COLAB])
+    asked = {name.replace("-", "_") for name in (tmp_path / "asked").read_text("utf-8").split("\n")}
+    there = {name.replace("-", "_").lower() for name in COLAB} | {"packaging", "pyyaml", "typing_extensions"}
+    small = [name for name in asked if name not in ("install", "_q", "__no_deps") and " @ " not in name]
+    assert len(small) >= 5
+    for name in small:
+        for need in map(Requirement, requires(name) or []):
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                assert need.name.replace("-", "_").lower() in asked | there, f"{name} needs {need.name}"
 
 
 def test_a_bare_jupyter_gets_everything(cell, tmp_path):
     """Without torch pip resolves all of it; with the package nothing is asked for."""
     done = set_up(tmp_path, cell, ["ipykernel"])
-    assert "--no-deps" not in (tmp_path / "asked").read_text()
+    assert "--no-deps" not in (tmp_path / "asked").read_text("utf-8")
     assert done.returncode == 0 or "No module named" in done.stderr
 
 
