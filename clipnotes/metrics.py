@@ -3,12 +3,12 @@
 Shares are floats from 0 to 1. Scores may be tensors or anything `torch.as_tensor` takes.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor
 
 
@@ -69,31 +69,28 @@ def median_rank(similarity: Tensor) -> float:
     return (above + (tied + 1) / 2).double().quantile(0.5).item()
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Places from 1; equal values share the mean of their places."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+def _list(values: Tensor | Sequence[float]) -> np.ndarray:
+    """Numbers in a list or a tensor of any device, in double precision."""
+    return np.asarray(torch.as_tensor(values).detach().cpu(), dtype=np.float64)
 
 
 def spearman(a: Tensor | Sequence[float], b: Tensor | Sequence[float]) -> float:
     """Rank correlation of two lists, from -1 to 1. A constant list has no order: 0."""
-    ranks = [_ranks(np.asarray(torch.as_tensor(v).detach().cpu(), dtype=np.float64)) for v in (a, b)]
-    if ranks[0].shape != ranks[1].shape or ranks[0].ndim != 1 or ranks[0].size < 2:
+    a, b = _list(a), _list(b)
+    if a.shape != b.shape or a.ndim != 1 or a.size < 2:
         raise ValueError("Give two lists of the same length, at least 2.")
-    x, y = (r - r.mean() for r in ranks)
-    norm = math.sqrt((x @ x) * (y @ y))
-    return float(x @ y) / norm if norm else 0.0
+    return float(stats.spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else 0.0
 
 
 def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a share: `hits` of `n`. z=1.96 gives 95 %. Wilson, JASA 22 (1927)."""
+    """Wilson's interval of a share: `hits` of `n`, a whole number but for rounding. z=1.96 gives 95 %.
+
+    Wilson, JASA 22 (1927).
+    """
     if n < 1 or not 0 <= hits <= n:
         raise ValueError(f"{hits} hits of {n} is no share. Give n of at least 1 and hits from 0 to n.")
-    p, z2 = hits / n, z * z
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = stats.binomtest(round(float(hits)), n).proportion_ci(2 * stats.norm.cdf(z) - 1, "wilson")
+    return float(low), float(high)
 
 
 def bootstrap(values: Tensor | Sequence[float], n: int = 1000, seed: int = 0) -> tuple[float, float]:
@@ -102,12 +99,12 @@ def bootstrap(values: Tensor | Sequence[float], n: int = 1000, seed: int = 0) ->
     To compare two methods on the same pictures, give the paired differences: an interval that holds 0 is a
     tie.
     """
-    values = np.asarray(torch.as_tensor(values).detach().cpu(), dtype=np.float64)
+    values = _list(values)
     if values.ndim != 1 or values.size < 2:
         raise ValueError(f"Give a list of at least 2 values, not one of shape {values.shape}.")
-    generator = np.random.default_rng(seed)
-    means = [values[generator.integers(0, values.size, values.size)].mean() for _ in range(n)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    found = stats.bootstrap((values,), np.mean, n_resamples=n, batch=100, method="percentile",
+                            random_state=np.random.default_rng(seed))
+    low, high = found.confidence_interval
     return float(low), float(high)
 
 
@@ -122,6 +119,8 @@ def confusion(predicted: Tensor, true: Tensor, classes: int) -> Tensor:
 
     predicted, true: integers of one shape, from 0 to classes - 1. Where `true` is negative the pixel is ignored.
     """
+    from torchmetrics.functional.classification import multiclass_confusion_matrix  # takes two seconds to import
+
     predicted, true = torch.as_tensor(predicted), torch.as_tensor(true)
     if predicted.shape != true.shape:
         raise ValueError(f"Predicted {tuple(predicted.shape)} and true {tuple(true.shape)} differ in shape.")
@@ -129,7 +128,7 @@ def confusion(predicted: Tensor, true: Tensor, classes: int) -> Tensor:
     predicted, true = predicted[counted].long(), true[counted].long()
     if len(true) and (max(predicted.max(), true.max()) >= classes or predicted.min() < 0):
         raise ValueError(f"A class lies outside 0 to {classes - 1}.")
-    return torch.bincount(true * classes + predicted, minlength=classes**2).view(classes, classes)
+    return multiclass_confusion_matrix(predicted, true, classes, validate_args=False)
 
 
 def iou(table: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 
 from clipnotes import metrics
 
+WAVE, STEPS = [math.sin(i) for i in range(40)], [i * i % 7 for i in range(40)]
+
 
 def test_topk_accuracy_by_hand():
     logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
@@ -50,22 +52,33 @@ def test_bad_input_is_refused(call):
         call()
 
 
-def test_spearman_equals_scipy_with_ties():
-    stats = pytest.importorskip("scipy.stats")
-    generator = np.random.default_rng(0)
-    for _ in range(5):
-        a, b = generator.integers(0, 6, 40), generator.normal(size=40)
-        assert metrics.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+# The numbers to ten places in the tests below come from code of our own, written from the formulas.
+
+
+def test_spearman():
+    found = [metrics.spearman(*lists) for lists in ((WAVE, STEPS), (WAVE[:20], WAVE[1:21]), (STEPS, range(40)))]
+    assert found == pytest.approx([-0.2818216178, 0.5007518797, 0.0489658977], abs=1e-9)
     assert metrics.spearman([1, 2, 3], [10, 100, 1000]) == pytest.approx(1)
-    assert metrics.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert metrics.spearman(torch.tensor([1, 2, 3]), [3, 2, 1]) == pytest.approx(-1)
     assert metrics.spearman([1, 1, 1], [3, 2, 1]) == 0
+    assert metrics.spearman([0.1 + 0.2, 0.3 + 0.1], [0.0, 0.0]) == 0
 
 
 def test_wilson():
-    assert metrics.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Wilson's formula by hand
-    assert metrics.wilson(0, 20)[0] == 0
-    assert metrics.wilson(20, 20)[1] == 1
+    assert metrics.wilson(8, 10) == pytest.approx((0.4901568467, 0.9433190520), abs=1e-9)
+    assert metrics.wilson(0.866 * 500, 500) == pytest.approx((0.8333333333, 0.8930854459), abs=1e-9)
+    assert metrics.wilson(150, 1000, z=1.0) == pytest.approx((0.1390582872, 0.1616410135), abs=1e-9)
+    assert metrics.wilson(0, 20) == pytest.approx((0, 0.1611301255), abs=1e-9)
+    assert metrics.wilson(torch.tensor(20.0), 20) == pytest.approx((0.8388698745, 1), abs=1e-9)
     assert np.ptp(metrics.wilson(500, 1000)) < np.ptp(metrics.wilson(50, 100))
+
+
+def test_bootstrap_draws_as_the_stored_intervals_did():
+    assert metrics.bootstrap(WAVE) == pytest.approx((-0.1835383078, 0.2514342814), abs=1e-9)
+    assert metrics.bootstrap(WAVE, seed=5) == pytest.approx((-0.1940559745, 0.2466700003), abs=1e-9)
+    assert metrics.bootstrap(torch.tensor(STEPS)) == pytest.approx((1.575, 2.4), abs=1e-9)
+    assert metrics.bootstrap(STEPS, n=250) == pytest.approx((1.55, 2.35), abs=1e-9)
+    assert metrics.bootstrap([0.5] * 10) == (0.5, 0.5)
 
 
 def test_bootstrap_covers_the_mean_and_repeats():
@@ -102,6 +115,32 @@ def test_linear_probe_separates_blobs_and_repeats():
     found = metrics.linear_probe(features[:200], names[pick[:200]], features[200:])
     assert (found == names[pick[200:]]).float().mean() > 0.9
     assert torch.equal(found, metrics.linear_probe(features[:200], names[pick[:200]], features[200:]))
+
+
+@pytest.mark.parametrize(("classes", "noise"), [(2, 3.0), (6, 1.2)])
+def test_linear_probe_agrees_with_scikit_learn(classes, noise):
+    """Two classes: it has one vector of weights where a softmax has two, each of half its length."""
+    from sklearn.linear_model import LogisticRegression
+
+    g = torch.Generator().manual_seed(1)
+    labels = torch.arange(400) % classes
+    features = torch.randn(classes, 12, generator=g)[labels] + noise * torch.randn(400, 12, generator=g)
+    train, test = features[:250], features[250:]
+    x = ((v - train.mean(0)) / train.std(0, correction=0) for v in (train, test))
+    x, x_test = (v.double().numpy() for v in x)
+    theirs = LogisticRegression(C=(2 if classes == 2 else 1) / (250 * 0.01), tol=1e-9, max_iter=5000)
+    found = metrics.linear_probe(train, labels[:250], test, decay=0.01)
+    assert found.tolist() == theirs.fit(x, labels[:250].numpy()).predict(x_test).tolist()
+    assert 0.5 < (found == labels[250:]).float().mean() < 0.95, "a boundary that is not easy"
+
+
+def test_confusion_and_iou_of_sixty_answers():
+    true, predicted = [i * i % 7 - 1 for i in range(60)], [i * 3 % 5 for i in range(60)]
+    table = metrics.confusion(predicted, true, 6)
+    assert table.tolist() == [[4, 3, 2, 4, 4, 0], [3, 3, 4, 3, 4, 0], [0] * 6, [3, 4, 4, 3, 3, 0], [0] * 6, [0] * 6]
+    expected = [0.1739130435, 0.125, math.nan, 0.125, math.nan, math.nan]
+    assert metrics.iou(table).tolist() == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert metrics.confusion([1], [-1], 2).sum() == 0
 
 
 def test_iou_equals_torchmetrics_and_ignores_what_is_negative():
