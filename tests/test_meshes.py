@@ -123,6 +123,7 @@ BROKEN = {
     "empty.obj": ("", "no surface"),
     "text.obj": ("a letter\n", "no surface"),
     "bow.obj": (obj([(0, 0, 0), (1, 1, 0), (1, 0, 0), (0, 1, 0)], (1, 2, 3, 4)), "crosses itself"),
+    "knot.obj": (obj([(0, 0, 0), (4, 0, 0), (0, 4, 0), (2, 1, 0), (4, 4, 0)], (1, 2, 3, 4, 5)), "crosses itself"),
     "wide_bow.obj": (obj([(0, 0, 0), (1, 1, 0), (1, 0, 0), (0, 2, 0)], (1, 2, 3, 4)), "crosses itself"),
     "pentagram.obj": (obj([(np.cos(a), np.sin(a), 0) for a in np.arange(5) * 4 * np.pi / 5], range(1, 6)),
                       "crosses itself"),

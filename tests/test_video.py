@@ -121,6 +121,19 @@ def test_a_gif_is_a_film_on_white(tmp_path):
     assert [p.getpixel((0, 0)) for p in film] == [(255, 255, 255)] * 2
 
 
+def test_a_film_with_holes_is_laid_on_white(tmp_path):
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[8:24, 8:24] = (200, 0, 0, 255)
+    with av.open(str(tmp_path / "x.mov"), "w") as film:
+        stream = film.add_stream("png", rate=10)
+        stream.height = stream.width = 32
+        stream.pix_fmt = "rgba"
+        film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgba")))
+        film.mux(stream.encode())
+    (picture,) = video.decode(tmp_path / "x.mov", 1)
+    assert picture.getpixel((16, 16)) == (200, 0, 0) and picture.getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_a_film_of_one_picture(tmp_path):
     path = write_film(tmp_path / "x.mp4", greys(1))
     assert len(video.decode(path, 8)) == 1
