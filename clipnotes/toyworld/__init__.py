@@ -13,13 +13,11 @@ from clipnotes.toyworld.drawings import (
     STYLES,
     TRAIN_STYLES,
     VERSION,
-    choose,
     name_indices,
     names,
     sprites,
-    tiles_of,
 )
-from clipnotes.toyworld.painting import Place, draw_grounds, edges, recolour
+from clipnotes.toyworld.painting import LOWER, edges
 from clipnotes.toyworld.pictures import counted, crops, line_art, renders, singles
 from clipnotes.toyworld.scenery import (
     batch_seed,
@@ -33,8 +31,9 @@ from clipnotes.toyworld.scenery import (
 )
 from clipnotes.toyworld.training import MIX, Stream, as_dataset, generator_hash, pretraining
 
-__all__ = ["HELD_OUT_STYLE", "MIX", "STYLES", "TRAIN_STYLES", "VERSION", "Place", "Stream", "as_dataset", "batch_seed",
-           "choose", "concepts", "counted", "crops", "detection",
-           "draw_grounds", "edges", "episodes", "films", "generator_hash",
-           "label_map", "label_names", "line_art", "name_indices", "names", "perspective", "postcard",
-           "pretraining", "recolour", "renders", "scenes", "singles", "solids", "sprites", "tiles_of"]
+__all__ = [
+    "HELD_OUT_STYLE", "LOWER", "MIX", "STYLES", "TRAIN_STYLES", "VERSION", "Stream", "as_dataset", "batch_seed",
+    "concepts", "counted", "crops", "detection", "edges", "episodes", "films", "generator_hash", "label_map",
+    "label_names", "line_art", "name_indices", "names", "perspective", "postcard", "pretraining", "renders", "scenes",
+    "singles", "solids", "sprites",
+]

@@ -74,11 +74,12 @@ def names(split: str | None = None, style: str | None = None) -> list[str]:
 
 
 def tiles_of(style: Tensor, labels: Tensor) -> Tensor:
+    """The drawings of n concepts by n artists: n x 4 x 64 x 64, premultiplied RGBA in [0, 1]."""
     return sprites()[0][style, labels].float() / 255
 
 
 def choose(g: torch.Generator, n: int, styles: Sequence[str], names: Sequence[str] | None,
-            long_tail: bool = False) -> tuple[Tensor, Tensor]:
+           long_tail: bool = False) -> tuple[Tensor, Tensor]:
     """Concepts, then for each an artist of `styles` who drew it: (labels, styles), both n.
 
     `long_tail`: the names in a fixed shuffled order, drawn with frequency 1/rank; otherwise all alike.

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from clipnotes.grammar import COUNTS, TINTS, article, concepts, countable, plural
-from clipnotes.temporal import backwards
 from clipnotes.toyworld.drawings import TRAIN_STYLES, choose, sprites, tiles_of
 from clipnotes.toyworld.painting import Place, draw_grounds, recolour
 
@@ -136,16 +135,18 @@ def _frame(canvas: Tensor, looks: list[Tensor], path: dict, event: Tensor, t: in
         here = (crowd if copy else torch.ones_like(crowd)).nonzero().squeeze(1)
         spread_x, spread_y = ((2 * d - 1) * path["side"] // 2 for d in (right, low))
         at = Place(torch.where(crowd, x + spread_x, x)[here], torch.where(crowd, y + spread_y, y)[here],
-                             quarter[here], degrees[here], path["flip"][here])
+                   quarter[here], degrees[here], path["flip"][here])
         image[here], _ = at.paint(image[here], tile[here])
     return image.clamp(0, 1)
 
 
 def reverse(batch: dict) -> dict:
     """The same films run backwards, with the events and captions that they then show."""
-    pictures = backwards(batch["frames"], batch["mask"])
+    lengths = batch["mask"].sum(1).tolist()
+    pictures = [torch.cat([film[:n].flip(0), film[n:]]) for film, n in zip(batch["frames"], lengths, strict=True)]
     event = torch.tensor([_NAMES.index(EVENTS[_NAMES[e]].reverse) for e in batch["events"].tolist()])
-    return batch | dict(frames=pictures, events=event, captions=captions(event, batch["labels"], batch["others"]))
+    told = captions(event, batch["labels"], batch["others"])
+    return batch | dict(frames=torch.stack(pictures), events=event, captions=told)
 
 
 def as_dataset(batch: dict):

@@ -174,12 +174,10 @@ def postcard(size: int = 96) -> dict:
     Returns images 1 x 3 x size x size and the keys of `scenes`: labels, boxes, object_map, regions, captions, phrases.
     """
     g = torch.Generator().manual_seed(2021)
-    names_ = ["rocket", "tree", "dog", "apple"]
-    labels = name_indices(names_)
+    labels = name_indices(["rocket", "tree", "dog", "apple"])
     style = torch.tensor([STYLES.index("noto")] * 4)
     spots = [(72, 22, 34), (20, 40, 44), (44, 66, 44), (78, 76, 24)]  # x, y, side in 96ths
-    names_index = list(REGIONS)
-    upper, lower = names_index.index("sky"), names_index.index("grass")
+    upper, lower = REGIONS.index("sky"), REGIONS.index("grass")
     horizon = torch.tensor([size * 44 // 96])
     below = (torch.arange(size) >= horizon).view(1, size, 1).expand(1, size, size)
     image = torch.where(below.unsqueeze(1), region(g, torch.tensor([lower]), size),
