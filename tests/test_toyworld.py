@@ -11,7 +11,7 @@ import torch
 
 from clipnotes import grammar, toyworld
 from clipnotes.files import PACKAGE
-from clipnotes.toyworld import solids
+from clipnotes.toyworld import solids, training
 
 GENERATORS = (toyworld.singles, toyworld.crops, toyworld.counted, toyworld.line_art, toyworld.renders,
               toyworld.scenes, toyworld.detection, toyworld.perspective)
@@ -42,9 +42,41 @@ def test_generator_hash_does_not_depend_on_threads_or_process():
     assert out.stdout.strip() == toyworld.generator_hash()
 
 
+def changed(monkeypatch, kind, key, change):
+    """The world's hash where `change` was done to what one generator gives under `key`."""
+    batches = training.samples()
+    altered = batches | {kind: batches[kind] | {key: change(batches[kind][key])}}
+    monkeypatch.setattr(training, "samples", lambda: altered)
+    return toyworld.generator_hash.__wrapped__()
+
+
+@pytest.mark.parametrize("kind", ["singles", "crops", "counted", "line_art", "renders", "scenes", "perspective",
+                                  "films", "clouds"])
+def test_the_hash_of_the_world_sees_every_generator(kind, monkeypatch):
+    pixels = {"films": "frames", "clouds": "points"}.get(kind, "images")
+
+    def blemish(values):  # as far apart as two machines may be
+        noise = torch.rand(values.shape, generator=torch.Generator().manual_seed(0))
+        return values + (noise - 0.5) * 2 / 255
+
+    with monkeypatch.context() as patch:
+        assert changed(patch, kind, pixels, blemish) == toyworld.generator_hash()
+    with monkeypatch.context() as patch:
+        assert changed(patch, kind, pixels, lambda values: 0.9 * values) != toyworld.generator_hash()
+    with monkeypatch.context() as patch:
+        told = "names" if kind == "clouds" else "captions"
+        assert changed(patch, kind, told, lambda texts: [*texts[:-1], "a zorgle"]) != toyworld.generator_hash()
+
+
+def test_the_hash_of_the_world_sees_labels_boxes_and_events(monkeypatch):
+    for kind, key in (("singles", "labels"), ("scenes", "boxes"), ("films", "events")):
+        with monkeypatch.context() as patch:
+            assert changed(patch, kind, key, lambda values: values.roll(1, 0)) != toyworld.generator_hash()
+
+
 def test_sprite_sheets_are_the_recorded_ones():
     data = PACKAGE / "data"
-    facts = json.loads((data / "sprites.json").read_text())
+    facts = json.loads((data / "sprites.json").read_text("utf-8"))
     assert list(facts["styles"]) == list(toyworld.STYLES)
     for style, row in facts["styles"].items():
         assert hashlib.sha256((data / f"sprites.{style}.webp").read_bytes()).hexdigest() == row["sha256"]
