@@ -62,7 +62,8 @@ def cover(distance: Tensor, width: Tensor, kind: str, sigma: float = 1.0, direct
     vectors ...×2 from the curve to the pixel. distance, width: ..., `width` is the radius.
     """
     if kind == "ramp":
-        return (torch.minimum(width, distance + 0.5) - torch.maximum(-width, distance - 0.5)).clamp(0, 1)
+        begin, end = torch.maximum(-width, distance - 0.5), torch.minimum(width, distance + 0.5)
+        return (end - begin).clamp(0, 1)
     if kind == "gaussian":
         scale = sigma * math.sqrt(2)
         blurred = (torch.erf((distance + width) / scale) - torch.erf((distance - width) / scale)) / 2
@@ -119,23 +120,24 @@ def pieces_of(curves: Tensor, length: float) -> tuple[Tensor, Tensor, Tensor]:
     return curve, place * step, (place + 1) * step
 
 
-def pairs_near(a: Tensor, b: Tensor, reach: float, half: float, size: tuple[int, int]) -> tuple[Tensor, ...]:
+def pairs_near(begin: Tensor, end: Tensor, reach: float, half: float, size: tuple[int, int]) -> tuple[Tensor, ...]:
     """Pairs of a straight piece and a pixel on the canvas whose centre is within reach of it.
 
-    a, b: P×2, where the pieces begin and end; a square of 2·half pixels around a piece's middle holds all its pairs.
-    Returns, for each pair, the number of the piece, the pixel's row and column, and where on the piece the nearest
-    point lies, from 0 to 1.
+    begin, end: P×2, of the pieces; a square of 2·half pixels around a piece's middle holds all its pairs. Returns, for
+    each pair, the number of the piece, the pixel's row and column, and where on the piece the nearest point lies, from
+    0 to 1.
     """
-    side = torch.arange(int(2 * half) + 1, device=a.device)
-    corner = ((a + b) / 2 - half - 0.5).ceil().long()
+    side = torch.arange(int(2 * half) + 1, device=begin.device)
+    corner = ((begin + end) / 2 - half - 0.5).ceil().long()
     column, row = (corner[..., None] + side).unbind(1)  # P×side each
-    x, y = column + 0.5 - a[:, :1], row + 0.5 - a[:, 1:]
-    chord = b - a
+    x, y = column + 0.5 - begin[:, :1], row + 0.5 - begin[:, 1:]
+    chord = end - begin
     unit = chord / chord.square().sum(-1, keepdim=True).clamp(min=1e-12)
-    share = ((x * unit[:, :1])[:, None] + (y * unit[:, 1:])[:, :, None]).clamp(0, 1)  # P×side×side
-    gap = (x[:, None] - share * chord[:, :1, None]) ** 2 + (y[:, :, None] - share * chord[:, 1:, None]) ** 2
+    across, down = (x * unit[:, :1])[:, None], (y * unit[:, 1:])[:, :, None]
+    share = (across + down).clamp(0, 1)  # P×side×side
+    x_gap, y_gap = x[:, None] - share * chord[:, :1, None], y[:, :, None] - share * chord[:, 1:, None]
     inside = ((row >= 0) & (row < size[0]))[:, :, None] & ((column >= 0) & (column < size[1]))[:, None]
-    close = (gap <= reach**2) & inside
+    close = (x_gap**2 + y_gap**2 <= reach**2) & inside
     piece, i, j = close.nonzero().unbind(-1)
     column, row = corner.index_select(0, piece).unbind(-1)
     return piece, row + i, column + j, share.masked_select(close)
@@ -148,15 +150,15 @@ def nearest(curves: Sequence[Tensor], target: Tensor, t: Tensor, low: Tensor, hi
     t, and the squared distance there.
     """
     p0, p1, p2, p3 = curves
-    a, b, c = p3 - 3 * p2 + 3 * p1 - p0, 3 * (p2 - 2 * p1 + p0), 3 * (p1 - p0)  # ((a t + b) t + c) t + p0
+    cubic, square, linear = p3 - 3 * p2 + 3 * p1 - p0, 3 * (p2 - 2 * p1 + p0), 3 * (p1 - p0)
     for _ in range(rounds):
-        gap = ((a * t + b) * t + c) * t + p0 - target
-        slope, bend = (3 * a * t + 2 * b) * t + c, 6 * a * t + 2 * b
+        gap = ((cubic * t + square) * t + linear) * t + p0 - target
+        slope, bend = (3 * cubic * t + 2 * square) * t + linear, 6 * cubic * t + 2 * square
         speed = (slope * slope).sum(0)
         curvature = speed + (gap * bend).sum(0)  # half the second derivative of the squared distance
         curvature = torch.where(curvature > speed / 100, curvature, speed)  # where Newton's step would climb or leap
         t = (t - (gap * slope).sum(0) / curvature.clamp(min=1e-12)).minimum(high).maximum(low)
-    gap = ((a * t + b) * t + c) * t + p0 - target
+    gap = ((cubic * t + square) * t + linear) * t + p0 - target
     return torch.stack([t, (gap * gap).sum(0)])
 
 
@@ -173,6 +175,39 @@ def keep_nearest(pair: Tensor, gap: Tensor) -> Tensor:
     return order.masked_select(first)
 
 
+def refine(pieces: Sequence[Tensor], piece: Tensor, pixel: Tensor, t: Tensor, columns: int, rounds: int) -> Tensor:
+    """What `nearest` finds for pairs of a piece and a pixel, half a piece beyond either end of the piece at most.
+
+    pieces: the control points 4×2×M of each piece's curve, and the M values of t at which the pieces begin and end;
+    piece, pixel, t: P, of the pairs; columns: how many pixels a row of the canvas has.
+    """
+    shape, low, high = pieces
+    target = torch.stack([pixel % columns, pixel // columns]) + 0.5
+    begin, end = low.index_select(0, piece), high.index_select(0, piece)
+    first, last = torch.lerp(begin, end, -0.5).clamp(min=0), torch.lerp(begin, end, 1.5).clamp(max=1)
+    return nearest([p.index_select(1, piece) for p in shape], target, t, first, last, rounds)
+
+
+def close_pairs(pieces: Sequence[Tensor], ends: Sequence[Tensor], reach: float, length: float,
+                size: tuple[int, int]) -> list[Tensor]:
+    """All pairs of a piece and a pixel within reach of its curve: the piece, the pixel, t, the squared distance.
+
+    pieces: as for `refine`, of at most `length` pixels; ends: where they begin and end, P×2 each.
+    """
+    wide = reach + length / 8  # a straight piece is that near where its curve is within reach
+    half = wide + length / 2
+    block, found = max(1, BLOCK // 2 // int(2 * half + 1) ** 2), []
+    for k in range(0, max(1, len(ends[0])), block):
+        some = [end[k : k + block] for end in ends]
+        piece, row, column, share = pairs_near(*some, wide, half, size)
+        piece, pixel = piece + k, row * size[1] + column
+        begin, end = (side.index_select(0, piece) for side in pieces[1:])
+        t, gap = refine(pieces, piece, pixel, torch.lerp(begin, end, share), size[1], 2)
+        kept = gap <= reach**2
+        found.append([values.masked_select(kept) for values in (piece, pixel, t, gap)])
+    return [torch.cat(values) for values in zip(*found, strict=True)]
+
+
 @torch.no_grad()
 def touched(curves: Tensor, reach: float, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """All pairs of a curve and a pixel whose centre is within reach of it: the curve, the pixel, the nearest t.
@@ -181,30 +216,15 @@ def touched(curves: Tensor, reach: float, size: tuple[int, int]) -> tuple[Tensor
     then by pixel.
     """
     length = max(PIECE, reach / 2)
-    wide = reach + length / 8  # a straight piece is that near where its curve is within reach
-    half = wide + length / 2
     curve, low, high = pieces_of(curves, length)
     own = curves.index_select(0, curve)
-    ends, shape = (bezier(own, low), bezier(own, high)), own.permute(1, 2, 0).contiguous()
-
-    def refine(piece: Tensor, pixel: Tensor, t: Tensor, rounds: int) -> Tensor:
-        target = torch.stack([pixel % size[1], pixel // size[1]]) + 0.5
-        begin, end = low.index_select(0, piece), high.index_select(0, piece)
-        first, last = torch.lerp(begin, end, -0.5).clamp(min=0), torch.lerp(begin, end, 1.5).clamp(max=1)
-        return nearest([p.index_select(1, piece) for p in shape], target, t, first, last, rounds)
-
-    block, found = max(1, BLOCK // 2 // int(2 * half + 1) ** 2), []
-    for k in range(0, max(1, len(curve)), block):
-        piece, row, column, share = pairs_near(*(end[k : k + block] for end in ends), wide, half, size)
-        piece, pixel = piece + k, row * size[1] + column
-        t = torch.lerp(low.index_select(0, piece), high.index_select(0, piece), share)
-        t, gap = refine(piece, pixel, t, 2)
-        close = gap <= reach**2
-        found.append([values.masked_select(close) for values in (piece, pixel, t, gap)])
-    piece, pixel, t, gap = map(torch.cat, zip(*found, strict=True))
-    order = keep_nearest(curve.index_select(0, piece) * size[0] * size[1] + pixel, gap)
-    piece, pixel, t = (values.index_select(0, order) for values in (piece, pixel, t))
-    return curve.index_select(0, piece), pixel, refine(piece, pixel, t, 5)[0]
+    pieces = own.permute(1, 2, 0).contiguous(), low, high
+    ends = bezier(own, low), bezier(own, high)
+    piece, pixel, t, gap = close_pairs(pieces, ends, reach, length, size)
+    curve = curve.index_select(0, piece)
+    order = keep_nearest(curve * size[0] * size[1] + pixel, gap)
+    curve, piece, pixel, t = (values.index_select(0, order) for values in (curve, piece, pixel, t))
+    return curve, pixel, refine(pieces, piece, pixel, t, size[1], 5)[0]
 
 
 def edge_direction(offset: Tensor, slope: Tensor) -> Tensor:
@@ -233,6 +253,16 @@ def few_at_a_time(curves: Tensor, reach: float) -> list[int]:
     pixels = (curves.detach().diff(dim=1).norm(dim=-1).amax(1) * 3 + 2 * reach) * 2 * reach  # at most so many, each
     group = (pixels.cumsum(0) / (BLOCK // 8)).long()
     return group.unique_consecutive(return_counts=True)[1].tolist() or [0]
+
+
+def all_distances(curves: Tensor, reach: float, size: tuple[int, int]) -> list[Tensor]:
+    """What `distances` finds for all curves M×4×2, measured some at a time."""
+    first, found = 0, []
+    for some in curves.split(few_at_a_time(curves, reach)):
+        curve, *rest = distances(some, reach, size)
+        found.append((curve + first, *rest))
+        first += len(some)
+    return [torch.cat(values) for values in zip(*found, strict=True)]
 
 
 def composite(alpha: Tensor, pixel: Tensor, ink: Tensor | None, shape: tuple[int, int, int]) -> Tensor:
@@ -272,18 +302,16 @@ def render(points: Tensor, width: float | Tensor = 1.5, size: int | tuple[int, i
     size = check_strokes(points, width, size, coverage, sigma, opacity, colour, backend)
     if backend == "pydiffvg":
         return render_pydiffvg(points, width, size, opacity, colour)
-    curves, width, opacity = points.flatten(0, 1), *(per_stroke(v, points).flatten() for v in (width, opacity))
-    reach = max(width.tolist(), default=0) + {"ramp": 0.5, "gaussian": 3 * sigma, "area": 0.71}[coverage]
-    groups, first, found = few_at_a_time(curves, reach), 0, []
-    for some in curves.split(groups):
-        curve, *rest = distances(some, reach, size)
-        found.append((curve + first, *rest))
-        first += len(some)
-    curve, pixel, distance, direction = map(torch.cat, zip(*found, strict=True))
-    alpha = cover(distance, width.index_select(0, curve), coverage, sigma, direction) * opacity.index_select(0, curve)
+    curves, width = points.flatten(0, 1), per_stroke(width, points).flatten()
+    wider = {"ramp": 0.5, "gaussian": 3 * sigma, "area": 0.71}[coverage]
+    reach = max(width.tolist(), default=0) + wider
+    curve, pixel, distance, direction = all_distances(curves, reach, size)
+    alpha = cover(distance, width.index_select(0, curve), coverage, sigma, direction)
+    alpha = alpha * per_stroke(opacity, points).flatten().index_select(0, curve)
     pixel = pixel + curve // max(1, points.shape[1]) * size[0] * size[1]
-    ink = None if colour is None else per_stroke(colour, points, 3).flatten(0, 1).index_select(0, curve)
-    return composite(alpha, pixel, ink, (len(points), *size))
+    if colour is not None:
+        colour = per_stroke(colour, points, 3).flatten(0, 1).index_select(0, curve)
+    return composite(alpha, pixel, colour, (len(points), *size))
 
 
 # ---------------------------------------------------------------- other ways to draw
