@@ -1,25 +1,15 @@
 """Chapter 7's sketches: twenty names, all variants of the optimisation, stored as control points.
 
-    python tools/ch07_clipasso.py                     everything that is not recorded yet, in order
-    python tools/ch07_clipasso.py strokes16 random0   some variants, again
-
-The definitions are those of chapters/07_clipasso.ipynb. A variant is ten or twenty sketches that are drawn together. It
-goes into clipnotes/data/ch07_sketches.safetensors (control points, opacities) and ch07_clipasso.json (seed, minutes,
-hash of the code, losses) as soon as it is finished, so a run that was stopped goes on with the next one.
+A variant is ten or twenty sketches that are drawn together; its control points and opacities go into sketches.safetensors
+beside this program. See recordings/runner.py for the command line.
 """
 
-import argparse
-import hashlib
-import json
-import os
 import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
-sys.path.insert(0, str(Path(__file__).parent.parent))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +19,12 @@ from clipnotes import hub, toyworld
 from clipnotes.clip import load_clip
 from clipnotes.lseg import load_lseg
 from clipnotes.weights import load_weights, save_weights, toy_world
-from hygiene import bare, definitions
-from notebooks import ROOT, code_cells, defined, read, tags, write_json
+from recordings.runner import Recorder
 from recordings.tiny.train import log_run
 
-NOTEBOOK = ROOT / "chapters" / "07_clipasso.ipynb"
-OUT = ROOT / "clipnotes" / "data" / "ch07_clipasso.json"
-SKETCHES = OUT.with_name("ch07_sketches.safetensors")
+recorder = Recorder("07_clipasso")
+chapter = recorder.chapter
+SKETCHES = recorder.path.with_name("sketches.safetensors")
 # A variant: strokes (16), seed (0), where they begin, pictures, names (the first so many), what of the recipe changes.
 TEN = dict(names=10)
 VARIANTS = {
@@ -49,18 +38,6 @@ VARIANTS = {
     "one_by_one": dict(rounds=4) | TEN,
     "priced": dict(strokes=32, price=0.004),
 }
-DECISIVE = ("attention_maps", "min_max", "saliency_map", "sheet_names", "portraits", "settings", "blur", "otsu", "xdog",
-            "sampling", "start_strokes", "starts", "homography", "warp_grids", "seen", "read_image", "feature_losses",
-            "Recipe", "optimise", "cut_out", "mask_by_lseg", "mask_by_patches", "one_by_one")
-
-
-def code_hash(variant: str) -> str:
-    """What decides a variant's sketches: the notebook's definitions that draw, and the variant's options."""
-    found = {}
-    for cell in code_cells(read(NOTEBOOK)):
-        found |= definitions(cell.source) if "exercise" not in tags(cell) else {}
-    parts = [bare(found[name]) for name in DECISIVE] + [repr(VARIANTS[variant])]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def pictures_of(kind: str, names: list[str], canvas: int, vit) -> tuple[Tensor, dict]:
@@ -76,7 +53,7 @@ def pictures_of(kind: str, names: list[str], canvas: int, vit) -> tuple[Tensor, 
     if how == "none":
         return images, {}
     began = time.process_time()
-    find = {"world": lambda: true, "lseg": lambda: chapter.mask_by_lseg(load_lseg(), images, names),
+    find = {"world": lambda: true, "lseg": lambda: chapter.mask_by_lseg(load_lseg("02_lseg/lseg"), images, names),
             "patches": lambda: chapter.mask_by_patches(vit, images, names)}[how]
     masks = find()
     spent = time.process_time() - began
@@ -100,43 +77,40 @@ def draw(options: dict, rn, vit) -> tuple[Tensor, Tensor, Tensor, dict]:
     return *chapter.optimise(rn, images, start, recipe, seed), facts
 
 
-def record(name: str, entry: dict, tensors: dict[str, Tensor]) -> None:
-    """Put a variant into both files, each by way of a temporary file."""
-    stored = load_weights(SKETCHES, "sketches")[0] if SKETCHES.exists() else {}
-    card = dict(program="tools/ch07_clipasso.py", teacher="tiny-rn", names=chapter.sheet_names()) | toy_world()
-    save_weights(stored | tensors, SKETCHES, "sketches", asdict(chapter.Recipe()), card)
-    content = json.loads(OUT.read_text()) if OUT.exists() else dict(command="python tools/ch07_clipasso.py", runs={})
-    content["runs"][name] = entry
-    content["runs"] = {k: content["runs"][k] for k in VARIANTS if k in content["runs"]}
-    write_json(OUT, content)
+def ship(name: str, tensors: dict[str, Tensor]) -> None:
+    """Put a variant's control points into the file that ships."""
+    kept = load_weights(SKETCHES, "sketches")[0] if SKETCHES.exists() else {}
+    card = dict(program="recordings/07_clipasso/record.py", teacher="tiny-rn", names=chapter.sheet_names()) | toy_world()
+    save_weights(kept | tensors, SKETCHES, "sketches", asdict(chapter.Recipe()), card)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", metavar="VARIANT")
-    parser.add_argument("--teacher", default="tiny-rn", help="the CLIP to optimise with")
-    args = parser.parse_args()
-    if unknown := set(args.variants) - set(VARIANTS):
-        parser.error(f"there is no variant {unknown.pop()!r}; write some of: {', '.join(VARIANTS)}")
-    torch.set_num_threads(1)
-    done = json.loads(OUT.read_text())["runs"] if OUT.exists() else {}
-    rn, vit = (load_clip(name).requires_grad_(False) for name in (args.teacher, "tiny"))
-    total = 0.0
-    for name in args.variants or [v for v in VARIANTS if v not in done]:
-        options, began = VARIANTS[name], time.process_time()
-        strokes, opacity, losses, facts = draw(options, rn, vit)
-        minutes = (time.process_time() - began) / 60
-        total += minutes
-        entry = dict(seed=options.get("seed", 0), minutes=round(minutes, 2), code=code_hash(name), **facts)
-        entry |= dict(loss=[round(v, 4) for v in losses[-10:].mean(0).tolist()])
-        tensors = {name: strokes} | ({f"{name}.opacity": opacity} if options.get("price") else {})
-        record(name, entry, tensors)
-        print(f"{name}: {minutes:.1f} minutes of one core, loss {losses[-10:].mean():.3f}", flush=True)
-    if total:
-        log_run("ch07_clipasso", SKETCHES, total, 0, 0)
+def plain(value):
+    """An option as JSON can hold it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
-chapter = defined(NOTEBOOK)
+@recorder.study(variants=tuple(VARIANTS), seeds=1, recipe=lambda v: {k: plain(o) for k, o in VARIANTS[v].items()})
+def sketches(variant: str, seed: int) -> dict:
+    """A variant holds its own seed among its options."""
+    options, begun = VARIANTS[variant], time.process_time()
+    rn, vit = (load_clip(name).requires_grad_(False) for name in ("tiny-rn", "tiny"))
+    strokes, opacity, losses, facts = draw(options, rn, vit)
+    ship(variant, {variant: strokes} | ({f"{variant}.opacity": opacity} if options.get("price") else {}))
+    log_run("07_clipasso", SKETCHES, (time.process_time() - begun) / 60, 0, 0)
+    return facts | dict(loss=[round(v, 4) for v in losses[-10:].mean(0).tolist()])
+
+
+@recorder.probe
+def probe() -> dict:
+    """Two names, four strokes, two steps: the losses, and where the strokes are."""
+    rn, vit = (load_clip(name).requires_grad_(False) for name in ("tiny-rn", "tiny"))
+    recipe = replace(chapter.Recipe(), steps=2)
+    images, _ = pictures_of("sheet", chapter.sheet_names()[:2], recipe.canvas, vit)
+    start = chapter.starts(vit, images, 4, 0, "saliency")
+    strokes, _, losses = chapter.optimise(rn, images, start, recipe, 0)
+    return {"sketches.loss": losses[-1].mean(), "sketches.first_loss": losses[0].mean(),
+            "sketches.strokes": strokes.mean() / recipe.canvas, "sketches.start": start.mean() / recipe.canvas}
+
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorder.main())

@@ -1,10 +1,6 @@
 """Chapter 12's recordings: PointCLIP on clouds of the toy world's solids, and on real meshes.
 
-    python tools/ch12_pointclip.py                       everything that is not recorded yet, in order
-    python tools/ch12_pointclip.py zero:v1:0             some runs, STUDY:VARIANT:SEED
-    python tools/ch12_pointclip.py figure                the maps and answers of the first figure
-
-The definitions are those of chapters/12_pointclip.ipynb. A seed decides the test clouds (50 a class), the shots and
+A seed decides the test clouds (50 a class), the shots and
 what is trained. Studies:
 zero      zero-shot, one view to ten: V1's maps as released, on a finer canvas, in CLIP's normalisation; V2's pictures
 words     the wording of the prompt, beside random words
@@ -15,22 +11,15 @@ ensemble  PointNet, adapter, and both together, the share chosen on validation c
 why       what V2 changes, one thing at a time
 density   the number of points
 meshes    real meshes, from the folder meshes/ of CLIPNOTES_TEST_DATA; left out where that is not set
-Each run goes into clipnotes/data/ch12_pointclip.json. A program that is stopped goes on with the run it was at.
+See recordings/runner.py for the command line.
 """
 
-import argparse
-import ast
-import hashlib
-import json
 import os
 import sys
-import time
 from functools import cache
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
-sys.path.insert(0, str(Path(__file__).parent.parent))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.nn.functional as F
@@ -39,27 +28,15 @@ from torch import Tensor
 from clipnotes import grammar, metrics
 from clipnotes.clip import load_clip
 from clipnotes.toyworld import solids
-from hygiene import bare
-from notebooks import ROOT, code_cells, defined, read, record_run, recorded_runs, write_json
+from recordings.runner import Recorder
 
-NOTEBOOK = ROOT / "chapters" / "12_pointclip.ipynb"
-OUT = ROOT / "clipnotes" / "data" / "ch12_pointclip.json"
+recorder = Recorder("12_pointclip")
+chapter = recorder.chapter
 TEST, TRAIN, VALIDATION, CLASSES = 30_000, 31_000, 32_000, 22
 SIX, SHOTS = [0, 1, 2, 3, 8, 9], (1, 2, 4, 8, 16)
 RUNS = {"zero": ("v1", "v1_fine", "v1_standard", "v2"), "words": ("v1", "v2"), "weights": ("v1", "v2"),
         "forms": ("all",), "shots": ("v1", "v2"), "ensemble": ("v1_16", "v1_64", "v2_16"), "why": ("v2",),
         "density": ("both",), "meshes": ("both",)}
-DECIDES = ("rotations", "views", "project", "Recipe", "few_shot_recipe", "see", "class_texts", "fuse", "search_weights",
-           "ChannelNorm", "InterViewAdapter", "smooth_loss", "adapted", "fit_adapter", "views_v2", "voxels", "densify",
-           "project_v2", "PointNet", "fit_points", "edges", "forms", "wordings", "course_word", "mixed", "best_share")
-
-
-def code_hash() -> str:
-    """What decides the figures: this program and the definitions of the notebook, without docstrings of functions."""
-    parts = [bare(ast.parse(Path(__file__).read_text()))]
-    for cell in code_cells(read(NOTEBOOK)):
-        parts += [bare(node) for node in ast.parse(cell.source).body if getattr(node, "name", "") in DECIDES]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 @cache
@@ -247,49 +224,40 @@ def meshes(variant: str, seed: int) -> dict:
 # ---------------------------------------------------------------- records
 
 
-def figure() -> None:
-    """The maps of the first figure and the answers to them go into the record."""
+@recorder.extra
+def figure() -> list[dict]:
+    """The maps of the first figure and the answers to them."""
     shown = []
     for name in ("rocket", "chair"):
         batch = solids.clouds(1, 0, names=[name])
         maps = chapter.Recipe()(batch["points"])
-        sure, best = chapter.fuse(chapter.see(tiny(), maps), texts(), factor()).softmax(1)[0].max(0)
+        best, answer = chapter.fuse(chapter.see(tiny(), maps), texts(), factor()).softmax(1)[0].max(0)
         pixels = (maps[0] / 2.6 * 255).round().clamp(0, 255).byte()
-        shown.append(dict(name=name, answer=list(solids.PARTS)[best], sure=round(sure.item(), 3),
+        shown.append(dict(name=name, answer=list(solids.PARTS)[answer], sure=round(best.item(), 3),
                           maps=bytes(pixels.flatten().tolist()).hex()))
-    content = json.loads(OUT.read_text()) if OUT.exists() else dict(command="python tools/ch12_pointclip.py", runs=[])
-    write_json(OUT, content | dict(figure=shown), indent=None)
+    return shown
 
 
-def place(run: dict) -> tuple[int, int, int]:
-    """Where a run stands in the JSON file."""
-    return list(RUNS).index(run["study"]), RUNS[run["study"]].index(run["variant"]), run["seed"]
+DATA = dict(test=TEST, train=TRAIN, validation=VALIDATION, classes=CLASSES)  # the seeds of the clouds begin there
+for study in (zero, words, weights, forms, shots, ensemble, why, density, meshes):
+    name = study.__name__
+    recorder.study(variants=RUNS[name], seeds=5 if name == "shots" else 3, recipe=DATA)(study)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", metavar="STUDY:VARIANT:SEED")
-    given = parser.parse_args().runs
-    torch.set_num_threads(1)
-    if given == ["figure"]:
-        return figure()
-    every = [f"{s}:{v}:{seed}" for s in RUNS for v in RUNS[s] for seed in range(5 if s == "shots" else 3)
-             if s != "meshes" or os.environ.get("CLIPNOTES_TEST_DATA")]
-    code = code_hash()  # of what was loaded, even if the notebook changes while this runs
-    done = {f"{r['study']}:{r['variant']}:{r['seed']}" for r in recorded_runs(OUT)}
-    for run in given or [r for r in every if r not in done]:
-        study, variant, seed = run.split(":")
-        started = time.time()
-        row = dict(study=study, variant=variant, seed=int(seed))
-        row |= STUDIES[study](variant, int(seed))
-        row |= dict(minutes=round((time.time() - started) / 60, 2), code=code)
-        record_run(OUT, "python tools/ch12_pointclip.py", row, place, indent=None)
-        print({k: v for k, v in row.items() if k not in ("hits", "splits", "labels")}, flush=True)
+@recorder.probe
+def probe() -> dict:
+    """One cloud a class, seen as V1 and as V2; the fusion, the weights, the adapter and the probe of one shot."""
+    found = {}
+    for variant in ("v1", "v2"):
+        view_emb, labels = seen(TEST, 1, 0, variant)
+        logits = chapter.fuse(view_emb, texts(), factor())
+        scores = F.normalize(view_emb[:, 4:], dim=-1) @ texts().T
+        found |= {f"zero.{variant}_right": right(logits, labels).float().mean(), f"zero.{variant}_logits": logits.std(),
+                  f"weights.{variant}": chapter.search_weights(scores, labels).std()}
+    forms_ = chapter.forms(clouds(TEST, 1, 0))
+    found |= {f"forms.{name}": pictures.float().mean() for name, pictures in forms_.items()}
+    return found
 
-
-STUDIES = dict(zero=zero, words=words, weights=weights, forms=forms, shots=shots, ensemble=ensemble, why=why,
-               density=density, meshes=meshes)
-chapter = defined(NOTEBOOK)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorder.main())

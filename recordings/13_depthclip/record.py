@@ -1,31 +1,18 @@
 """Chapter 13's recordings: DepthCLIP by source of the patch vectors and size of the picture, on the toy world's scenes.
 
-    python tools/ch13_depthclip.py                               everything that is not recorded yet, in order
-    python tools/ch13_depthclip.py "layer4 at 128:0"             some runs, VARIANT:SEED
-    python tools/ch13_depthclip.py figure                        the answers for the first figure
-
-The definitions are those of chapters/13_depthclip.ipynb. A variant is a source of patch vectors and a size:
+A variant is a source of patch vectors and a size:
 joint space, layer4    tiny-rn through its attention pool, place by place; or before it, as released. The pictures are
                        scenes of 128 pixels, enlarged where the name says more
 ViT values, ViT tokens the tiny ViT's patches
 windows                the tiny ViT sees windows of the picture, each enlarged to 64 pixels, as if they were pictures
-Seeds draw the scenes (300 to train, 150 to choose the temperature, 200 to test; windows 100, 60, 100); the CLIPs are
-those that ship. The temperature is chosen on the second part, for set and for learned bins apart.
-Each run goes into clipnotes/data/ch13_depthclip.json. A program that is stopped goes on with the run it was at.
+Seeds draw the scenes; the CLIPs are those that ship. The temperature is chosen on a second draw, for set and for learned
+bins apart. See recordings/runner.py for the command line.
 """
 
-import argparse
-import ast
-import hashlib
-import json
-import os
 import sys
-import time
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
-sys.path.insert(0, str(Path(__file__).parent.parent))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.nn.functional as F
@@ -33,28 +20,18 @@ from torch import Tensor
 
 from clipnotes import grammar
 from clipnotes.clip import CLIP, load_clip
-from notebooks import ROOT, code_cells, defined, read, record_run, recorded_runs, write_json
+from recordings.runner import Recorder
 
-NOTEBOOK = ROOT / "chapters" / "13_depthclip.ipynb"
-OUT = ROOT / "clipnotes" / "data" / "ch13_depthclip.json"
-SEEDS, SCALES, WORDS = (0, 1, 2), (10, 30, 100, 300, 1000), list(grammar.DISTANCES)
+recorder = Recorder("13_depthclip")
+chapter = recorder.chapter
+SCALES, WORDS = (10, 30, 100, 300, 1000), list(grammar.DISTANCES)
+SCENES = (131_000_000, 132_000_000, 133_000_000)  # to train, to choose the temperature, to test
 # name: model, source of the vectors, size of the scenes, size they are enlarged to, window
 VARIANTS = {f"joint space at {size}": ("tiny-rn", "space", 128, size, 0) for size in (128, 192, 256)}
 VARIANTS |= {f"layer4 at {size}": ("tiny-rn", "layer4", 128, size, 0) for size in (128, 256)}
 VARIANTS |= {f"ViT values at {size}": ("tiny", "space", size, size, 0) for size in (64, 96, 128)}
 VARIANTS |= {"ViT tokens at 96": ("tiny", "tokens", 96, 96, 0)}
 VARIANTS |= {f"windows of {side} in 128": ("tiny", "space", 128, 128, side) for side in (48, 96)}
-DECIDES = ("metric_scenes", "sentences", "word_vectors", "keep_channels", "patch_vectors", "window_vectors", "shares",
-           "to_pixels", "check_bins", "DepthCLIP", "depth_errors", "scene_ranks", "thing_ranks", "least_relative",
-           "patch_depth", "learn_bins", "fitted", "figure_pictures")
-
-
-def code_hash() -> str:
-    """What decides the figures: this program, without its text, and the notebook's definitions."""
-    parts = [ast.dump(ast.parse(Path(__file__).read_text()))]
-    for cell in code_cells(read(NOTEBOOK)):
-        parts += [ast.dump(node) for node in ast.parse(cell.source).body if getattr(node, "name", "") in DECIDES]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def vectors_of(clip: CLIP, scenes: dict[str, Tensor], variant: str) -> Tensor:
@@ -78,19 +55,34 @@ def measures(depth: Tensor, scenes: dict[str, Tensor]) -> dict[str, float]:
     return {k: round(v, 4) for k, v in found.items()}
 
 
+def numbers(variant: str) -> tuple[int, int, int]:
+    """Scenes to train, to choose the temperature, to test."""
+    return (100, 60, 100) if VARIANTS[variant][4] else (300, 150, 200)
+
+
+def recipe(variant: str) -> dict:
+    model, source, size, enlarged, window = VARIANTS[variant]
+    return dict(model=model, source=source, size=size, enlarged=enlarged, window=window, numbers=numbers(variant),
+                scenes=SCENES, scales=SCALES)
+
+
+@recorder.study(variants=tuple(VARIANTS), recipe=recipe)
+def sources(variant: str, seed: int) -> dict:
+    return measured(variant, seed, numbers(variant))
+
+
 @torch.no_grad()
-def run(variant: str, seed: int) -> dict:
+def measured(variant: str, seed: int, count: tuple[int, int, int]) -> dict:
     """One variant on one draw of scenes: the words with set and with learned bins, and the best constant."""
-    started, (name, _, size, _, window) = time.time(), VARIANTS[variant]
-    clip, numbers = load_clip(name), (100, 60, 100) if window else (300, 150, 200)
-    parts = [chapter.metric_scenes(n, 10_000 * seed + start, size)
-             for n, start in zip(numbers, (131_000_000, 132_000_000, 133_000_000), strict=True)]
+    name, _, size, _, _ = VARIANTS[variant]
+    clip = load_clip(name)
+    parts = [chapter.metric_scenes(n, 10_000 * seed + start, size) for n, start in zip(count, SCENES, strict=True)]
     train, choose, test = parts
     at = [vectors_of(clip, part, variant) for part in parts]
     text_emb, patches = chapter.word_vectors(clip, WORDS), chapter.patch_depth(train["depth"], at[0].shape[1:3])
     seen = ~patches.isnan()
     constant = chapter.least_relative(train["depth"][train["depth"] > 0]).expand_as(test["depth"])
-    row = dict(variant=variant, seed=seed, grid=list(at[0].shape[1:3]), scenes=len(test["depth"]),
+    row = dict(grid=list(at[0].shape[1:3]), scenes=len(test["depth"]),
                constant=measures(constant, test))
     for how in ("set", "learned"):
         tried = {}
@@ -105,41 +97,30 @@ def run(variant: str, seed: int) -> dict:
             tried[error] = scale, bins, answer
         scale, bins, answer = tried[min(tried)]
         row[how] = measures(answer(at[2]), test) | {"scale": scale, "bins": [round(b, 2) for b in bins.tolist()]}
-    return row | dict(minutes=round((time.time() - started) / 60, 2), code=code_hash())
+    return row
 
 
+@recorder.extra
 @torch.no_grad()
-def record_figure() -> None:
+def figure() -> list:
     """The depth of the first figure's pictures, 4×4 patches each, by words with learned bins."""
-    clip, train = load_clip("tiny-rn"), chapter.metric_scenes(300, 131_000_000)
+    clip, train = load_clip("tiny-rn"), chapter.metric_scenes(300, SCENES[0])
     model = chapter.fitted(clip, WORDS, train, 30)
-    content = json.loads(OUT.read_text()) if OUT.exists() else dict(command="python tools/ch13_depthclip.py", runs=[])
-    content["figure"] = [[[round(v, 2) for v in line] for line in depth]
-                         for depth in model.per_patch(chapter.figure_pictures()[0])[0].tolist()]
-    write_json(OUT, content)
+    return [[[round(v, 2) for v in line] for line in depth]
+            for depth in model.per_patch(chapter.figure_pictures()[0])[0].tolist()]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="figure, or VARIANT:SEED")
-    asked = parser.parse_args().what
-    if not asked or "figure" in asked:
-        record_figure()
-    if asked and (unknown := [a for a in asked if a != "figure" and a.rpartition(":")[0] not in VARIANTS]):
-        parser.error(f"There is no run {unknown[0]!r}. Variants: {', '.join(VARIANTS)}; a run is VARIANT:SEED.")
-    done = {(r["variant"], r["seed"]) for r in recorded_runs(OUT) if r["code"] == code_hash()}
-    for variant in VARIANTS:
-        for seed in SEEDS:
-            if f"{variant}:{seed}" in asked or (not asked and (variant, seed) not in done):
-                row = run(variant, seed)
-                record_run(OUT, "python tools/ch13_depthclip.py", row,
-                           lambda r: (list(VARIANTS).index(r["variant"]), r["seed"]))
-                print(variant, seed, row["set"], row["learned"], row["minutes"], flush=True)
-    return 0
+@recorder.probe
+def probe() -> dict:
+    """Three sources on a few scenes."""
+    found = {}
+    for variant in ("joint space at 128", "layer4 at 128", "windows of 48 in 128"):
+        few = (6, 4, 6) if VARIANTS[variant][4] else (20, 10, 20)
+        row = measured(variant, 0, few)
+        for key in ("set", "learned", "constant"):
+            found |= {f"sources.{variant}, {key}, {k}": row[key][k] for k in ("abs_rel", "things", "rank")}
+    return found
 
-
-chapter = defined(NOTEBOOK)
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    sys.exit(main())
+    sys.exit(recorder.main())

@@ -1,6 +1,5 @@
 """Chapter 7's own code, from the notebook: equal to the release, views alike, strokes that learn, clear refusals."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -8,13 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes import check, prompts, strokes, toyworld
+from clipnotes import check, prompts, records, strokes, toyworld
 from clipnotes.clip import CLIP, CLIPConfig, load_clip
 from clipnotes.weights import load_weights
 from notebooks import ROOT, code_cells, read
 
 NOTEBOOK = ROOT / "chapters" / "07_clipasso.ipynb"
-DATA = ROOT / "clipnotes" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -251,15 +249,11 @@ def test_measures_on_known_answers(chapter, vit):
 
 
 def test_record_and_sketches_agree(chapter):
-    import ch07_clipasso
-
-    record = json.loads((DATA / "ch07_clipasso.json").read_text())
-    stored, recipe, card = load_weights("ch07_sketches", "sketches")
+    runs = records.load("07_clipasso")
+    stored, recipe, card = load_weights("07_clipasso/sketches", "sketches")
     assert chapter.Recipe(**recipe).canvas == recipe["canvas"] and card["names"] == chapter.sheet_names()
-    assert set(record["runs"]) == set(ch07_clipasso.VARIANTS)
-    for name, run in record["runs"].items():
-        options = ch07_clipasso.VARIANTS[name]
+    for row in runs.rows:
+        name, options, loss = row["variant"], row["recipe"], row["values"]["loss"]
         count = 2 if options.get("pictures") == "figure" else options.get("names", 20)
-        assert stored[name].shape == (count, options.get("strokes", 16), 4, 2) and len(run["loss"]) == count
-        assert torch.isfinite(stored[name]).all() and run["minutes"] > 0
-        assert run["code"] == ch07_clipasso.code_hash(name), f"{name} is stale: python tools/ch07_clipasso.py {name}"
+        assert stored[name].shape == (count, options.get("strokes", 16), 4, 2) and len(loss) == count
+        assert torch.isfinite(stored[name]).all() and row["minutes"] > 0

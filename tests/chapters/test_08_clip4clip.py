@@ -1,19 +1,16 @@
 """Chapter 8's own code, from the notebook: equal to the release, blind to order or not, ties, loops, records."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes import check, metrics
+from clipnotes import check, metrics, records
 from clipnotes.clip import clip_loss
 from clipnotes.temporal import backwards, encode_films
 from clipnotes.toyworld import films
 from notebooks import ROOT
 
 NOTEBOOK = ROOT / "chapters" / "08_clip4clip.ipynb"
-DATA = ROOT / "clipnotes" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -209,25 +206,24 @@ def test_every_head_trains(chapter, clip, few, reverses):
 
 
 def test_the_record_is_whole():
-    record = json.loads((DATA / "ch08_clip4clip.json").read_text())
-    runs = {(r["variant"], r["seed"]): r for r in record["runs"]}
-    assert len(runs) == len(record["runs"]) and set(record["figure"]) == {"postcard", "photographs"}
+    runs = records.load("08_clip4clip")
+    assert set(runs["figure"]) == {"postcard", "photographs"}
     for head in ("mean", "LSTM", "transformer"):
-        assert {(f"{head}_{n}", s) for n in (100, 800, 16_000) for s in range(3)} <= runs.keys()
-    for row in record["runs"]:
-        hits = [int(c) for c in row["hits"]]
-        assert len(hits) == 500 and abs(sum(hits) / 500 - row["text_to_film"]["R@1"]) < 0.01
-        assert row["code"] and row["minutes"] >= 0 and len(row["two_way"]) == 9
+        assert all(runs.seeds("heads", f"{head}_{n}") == [0, 1, 2] for n in (100, 800, 16_000))
+    for row in runs.rows:
+        hits = [int(c) for c in row["values"]["hits"]]
+        assert len(hits) == 500 and abs(sum(hits) / 500 - row["values"]["text_to_film"]["R@1"]) < 0.01
+        assert row["minutes"] >= 0 and len(row["values"]["two_way"]) == 9
 
 
 def test_the_shipped_head_loads(chapter, clip, few):
-    head, ours, card = chapter.load_head("ch08_transformer", clip)
+    head, ours, card = chapter.load_head("08_clip4clip/transformer", clip)
     assert card["seed"] == 0 and card["variant"] == "transformer_16000"
     assert chapter.two_way(head, ours, few).mean() > 0.6
     assert torch.equal(ours.visual.conv1.weight, clip.visual.conv1.weight)
 
 
 def test_scale_record():
-    scale = json.loads((DATA / "ch08_scale.json").read_text())
+    scale = records.load("08_clip4clip")["scale"]
     assert {r["films"] for r in scale["rows"]} >= {100_000, 1_000_000}
     assert all(r["real"] >= 20_000 and (r["index"] != "exact" or r["recall"] == 1) for r in scale["rows"])

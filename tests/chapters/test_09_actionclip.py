@@ -1,25 +1,35 @@
 """Chapter 9's own code, from the notebook: equal to the release, order and shift as said, bad films refused."""
 
-import json
+import importlib.util
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes import check, grammar
+from clipnotes import check, grammar, records
 from clipnotes.clip import clip_loss, load_clip
+from clipnotes.files import shared
 from clipnotes.toyworld import films
 from notebooks import ROOT
 
 NOTEBOOK = ROOT / "chapters" / "09_actionclip.ipynb"
-DATA = ROOT / "clipnotes" / "data"
+PROGRAM = ROOT / "recordings" / "09_actionclip" / "record.py"
 HEADS = ("mean", "conv1d", "conv1d_released", "lstm", "transf")
+
+
+@pytest.fixture(scope="module")
+def recording():
+    """The chapter's recording program, as a module."""
+    spec = importlib.util.spec_from_file_location("record_09", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def some(chapter):
     """Films as bytes and their actions."""
-    return chapter.lesson(12, 7)
+    return chapter.labelled_films(12, 7)
 
 
 # ---------------------------------------------------------------- equal to the release
@@ -133,7 +143,7 @@ def test_the_mean_head_ignores_order_exactly(chapter):
 
 def test_a_film_and_its_reverse_tie_for_the_mean(chapter, clip, some):
     model = chapter.ActionCLIP(clip, chapter.Mean())
-    pairs = chapter.pair_accuracy(model, some[0], some[1], chapter.prompt_ids(chapter.actions()))
+    pairs = chapter.pair_accuracy(model, some[0], some[1], chapter.prompt_ids(chapter.ACTIONS))
     assert len(pairs) >= 3 and set(pairs.values()) == {0.5}
 
 
@@ -183,7 +193,7 @@ def test_a_film_of_one_frame_is_answered(chapter, clip):
     batch = films.films(2, 1, 32, frames=(1, 1))
     frames = chapter.segments(batch["frames"], batch["mask"])
     model = chapter.ActionCLIP(clip, chapter.make_head("transf"), div=8).eval()
-    answer = model.ask(frames, chapter.prompt_ids(chapter.actions()))
+    answer = model.predict_probs(frames, chapter.prompt_ids(chapter.ACTIONS))
     assert answer.shape == (2, 17) and torch.allclose(answer.sum(1), torch.ones(2), atol=1e-5)
 
 
@@ -194,23 +204,24 @@ def test_bad_films_are_refused(chapter, clip, some):
             model.encode_video(wrong)
     with pytest.raises(ValueError, match="multiples of 8"):
         model.encode_video(torch.rand(1, 2, 3, 30, 30))
-    ids = chapter.prompt_ids(chapter.actions())
+    ids = chapter.prompt_ids(chapter.ACTIONS)
     with pytest.raises(ValueError, match="need as many labels"):
         chapter.fit(model, some[0], some[1][:3], ids, 1, 0)
     with pytest.raises(ValueError, match="from 0 to 1"):
         chapter.fit(model, some[0], some[1] + 2, ids[:2], 1, 0)
 
 
-def test_every_word_is_known(chapter):
-    told = [t.format(a) for t in chapter.sixteen() for a in (*chapter.actions(), *chapter.coarse_labels().values())]
-    assert grammar.unknown_words(" ".join(told)) == [] and len(set(chapter.sixteen())) == 16
+def test_every_word_is_known(chapter, recording):
+    texts = (*chapter.ACTIONS, *recording.coarse_groups())
+    sentences = [template.format(text) for template in chapter.TEMPLATES for text in texts]
+    assert grammar.unknown_words(" ".join(sentences)) == [] and len(set(chapter.TEMPLATES)) == 16
     assert "zorgle" in grammar.NEVER_TRAINED
 
 
 def test_labels_and_their_reverses(chapter):
     places = torch.arange(len(films.EVENTS))
     labels = chapter.action_labels(places)
-    assert len(chapter.actions()) == 17 and labels.max() == 16
+    assert len(chapter.ACTIONS) == 17 and labels.max() == 16
     for event, label in zip(films.EVENTS.values(), labels.tolist(), strict=True):
         back = list(films.EVENTS).index(event.reverse)
         assert chapter.reverse_labels(torch.tensor(label)) == labels[back]
@@ -231,7 +242,7 @@ def test_fit_learns_and_leaves_the_frozen_alone(chapter, some):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with torch.no_grad():
         x = chapter.frame_vectors(model.clip.visual, model.clip.standardise(some[0] / 255), 0)
-    ids = chapter.prompt_ids(chapter.actions(), ("{}", "a video of {}"))
+    ids = chapter.prompt_ids(chapter.ACTIONS, ("{}", "a video of {}"))
     losses = chapter.fit(model, x, some[1], ids, 12, 0, batch=12)
     after = model.state_dict()
     changed = {k for k in before if not torch.equal(before[k], after[k])}
@@ -240,16 +251,17 @@ def test_fit_learns_and_leaves_the_frozen_alone(chapter, some):
     assert any(k.startswith("clip.transformer") for k in changed)
 
 
-def test_a_one_hot_head_has_no_language(chapter, clip):
-    model = chapter.OneHot(load_clip("tiny"), chapter.Mean(), 17)
+def test_a_one_hot_head_has_no_language(chapter, recording):
+    model = recording.OneHot(load_clip("tiny"), chapter.Mean(), 17)
     rows = model.encode_text(torch.arange(17)[:, None, None])
     assert rows.shape == (17, 1, 128) and torch.allclose(rows.norm(dim=2), torch.ones(17, 1))
     names = [n for n, p in model.named_parameters() if p.requires_grad]
     assert names == ["rows", "scale"]
 
 
-def test_zorgles_blink(chapter):
-    frames = chapter.zorgles(2, 1)
+def test_zorgles_blink(recording):
+    frames, labels = recording.zorgles(2, 1)
+    assert labels.tolist() == [17, 17]  # behind all actions
     assert torch.equal(frames[:, 0], frames[:, 2]) and torch.equal(frames[:, 1], frames[:, 7])
     assert (frames[:, 0].float() - frames[:, 1].float()).abs().max() > 20
 
@@ -257,25 +269,24 @@ def test_zorgles_blink(chapter):
 # ---------------------------------------------------------------- what ships
 
 
-def test_the_shipped_model_and_the_record(chapter):
-    record = json.loads((DATA / "ch09_actionclip.json").read_text())
-    runs = {(r["study"], r["variant"], r["seed"]) for r in record["runs"]}
-    assert len(runs) == len(record["runs"]) and all(r["minutes"] >= 0 and r["code"] for r in record["runs"])
-    for study, variant in (("inside", "shift"), ("inside", "none"), ("heads", "transf"), ("heads", "mean"),
-                           ("losses", "kl_8"), ("losses", "ce_8"), ("data", "onehot_200"), ("coarse", "transf"),
-                           ("new", "transf")):
-        assert {(study, variant, seed) for seed in range(3)} <= runs, (study, variant)
-    model, ids = chapter.load_shift(), chapter.prompt_ids(chapter.actions())
-    x, labels = chapter.lesson(60, 92_000_000 + 90_000)
-    hits = (model.ask(x, ids).argmax(1) == labels).float().mean().item()
+def test_the_shipped_model(chapter):
+    model, ids = chapter.load_shift(), chapter.prompt_ids(chapter.ACTIONS)
+    x, labels = chapter.labelled_films(60, chapter.TEST_SEED + 90_000)
+    hits = (model.predict_probs(x, ids).argmax(1) == labels).float().mean().item()
     assert hits > 0.6
-    assert (DATA / "ch09_shift.safetensors").stat().st_size < 4e6
+    assert shared("recordings/09_actionclip/shift.safetensors").stat().st_size < 4e6
 
 
-def test_the_figure_is_that_of_the_shipped_model(chapter):
-    record = json.loads((DATA / "ch09_actionclip.json").read_text())
-    model, ids = chapter.load_shift(), chapter.prompt_ids(chapter.actions())
-    for batch, (answer, sure) in zip(chapter.postcard_films(), record["figure"], strict=True):
-        chances = model.ask(chapter.half_size(batch["frames"]), ids)[0]
-        assert chapter.actions()[chances.argmax()] == answer, "run python tools/ch09_actionclip.py figure"
-        assert abs(chances.max() - sure) < 0.02
+def test_each_variant_was_recorded_under_three_seeds():
+    runs = records.load("09_actionclip")
+    assert all(row["minutes"] >= 0 for row in runs.rows) and len(runs.rows) == 90
+    for study in ("inside", "heads", "losses", "data", "coarse", "new"):
+        for variant in runs.variants(study):
+            assert runs.seeds(study, variant) == [0, 1, 2], (study, variant)
+
+
+def test_the_figure_is_that_of_the_shipped_model(recording):
+    again = recording.figure()
+    for (action, prob), (recorded, chance) in zip(again, records.load("09_actionclip")["figure"], strict=True):
+        assert action == recorded, "run python recordings/09_actionclip/record.py figure"
+        assert abs(prob - chance) < 0.02

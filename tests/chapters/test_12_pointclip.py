@@ -1,6 +1,5 @@
 """Chapter 12's own code, from the notebook: equal to the releases, clouds and meshes as said, bad clouds refused."""
 
-import json
 import resource
 import sys
 from types import SimpleNamespace
@@ -9,13 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes import check, grammar, hub
+from clipnotes import check, grammar, hub, records
 from clipnotes.clip import CLIP, CLIPConfig
 from clipnotes.toyworld import solids
 from notebooks import ROOT, code_cells, read
 
 NOTEBOOK = ROOT / "chapters" / "12_pointclip.ipynb"
-DATA = ROOT / "clipnotes" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -348,19 +346,16 @@ def test_the_full_cell_runs_on_a_stand_in(chapter, monkeypatch, capsys):
                                        points=few["points"], labels=few["labels"], names=few["names"],
                                        clipnotes=SimpleNamespace(__version__="0"))
     exec(compile(source, "full-run", "exec"), space)
-    assert asked == [("RN50", "cpu"), ("ViT-B-16", "cpu")] and cards[0][0] == "run"
+    assert asked == [("RN50", "cpu"), ("ViT-B-16", "cpu")] and cards[0][0] == "12.released_recipe"
     assert "ViT-B-16, toy solids" in capsys.readouterr().out
     assert 0 <= space["zero_shot"](stand_in, few["points"], few["labels"], few["names"], chapter.released(),
                                    "point cloud depth map of a {}.") <= 1
 
 
 def test_the_record():
-    import ch12_pointclip
-
-    record = json.loads((DATA / "ch12_pointclip.json").read_text())
-    runs = {(r["study"], r["variant"], r["seed"]) for r in record["runs"]}
-    assert len(runs) == len(record["runs"]) and all(r["minutes"] >= 0 for r in record["runs"])
-    assert {r["code"] for r in record["runs"]} == {ch12_pointclip.code_hash()}, "stale: run tools/ch12_pointclip.py"
+    record = records.load("12_pointclip")
+    runs = {(r["study"], r["variant"], r["seed"]) for r in record.rows}
+    assert len(runs) == len(record.rows) and all(r["minutes"] >= 0 for r in record.rows)
     for study, variant, seeds in (("zero", "v1", 3), ("zero", "v2", 3), ("words", "v2", 3), ("weights", "v1", 3),
                                   ("forms", "all", 3), ("shots", "v1", 5), ("shots", "v2", 5), ("ensemble", "v1_16", 3),
                                   ("why", "v2", 3), ("density", "both", 3), ("meshes", "both", 3)):
@@ -368,11 +363,11 @@ def test_the_record():
 
 
 def test_the_figure_is_that_of_the_pipeline(chapter, clip):
-    record = json.loads((DATA / "ch12_pointclip.json").read_text())
+    record = records.load("12_pointclip")
     texts = chapter.class_texts(clip, list(solids.PARTS))
     for shown in record["figure"]:
         maps = chapter.Recipe()(solids.clouds(1, 0, names=[shown["name"]])["points"])
         stored = torch.frombuffer(bytearray.fromhex(shown["maps"]), dtype=torch.uint8).view(6, 64, 64)
-        assert (maps[0] / 2.6 * 255 - stored).abs().max() < 1.5, "run python tools/ch12_pointclip.py figure"
+        assert (maps[0] / 2.6 * 255 - stored).abs().max() < 1.5, "run python recordings/12_pointclip/record.py figure"
         sure, best = chapter.fuse(chapter.see(clip, maps), texts, clip.logit_scale.exp()).softmax(1)[0].max(0)
         assert list(solids.PARTS)[best] == shown["answer"] and abs(sure - shown["sure"]) < 0.02

@@ -1,6 +1,5 @@
 """Chapter 13's own code, from the notebook: equal to the release, depth judged as said, bad input refused."""
 
-import json
 import math
 from types import SimpleNamespace
 
@@ -8,12 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes import check, grammar, metrics
+from clipnotes import check, grammar, metrics, records
 from clipnotes.clip import load_clip
 from notebooks import ROOT, code_cells, read, tags
 
 NOTEBOOK = ROOT / "chapters" / "13_depthclip.ipynb"
-DATA = ROOT / "clipnotes" / "data"
 WORDS = list(grammar.DISTANCES)
 
 
@@ -289,21 +287,21 @@ def test_the_full_cell_runs_on_a_stand_in(chapter, monkeypatch):
         asked.append((name, device))
         return stand_in
 
-    monkeypatch.setattr(check, "card", lambda status, **facts: cards.append((status, facts["weights"])))
+    monkeypatch.setattr(check, "card", lambda status, **facts: cards.append(status))
     released = {"giant": 1.0, "extremely close": 1.5, "close": 2.0, "not in distance": 2.25, "a little remote": 2.5,
                 "far": 2.75, "unseen": 3.0}
     space = dict(chapter.space) | dict(session=SimpleNamespace(mode="full", device="cpu", seed=0), load_clip=load,
                                        RELEASED=released, clipnotes=SimpleNamespace(__version__="0"))
     exec(compile(cell.source, "full-motorcycle", "exec"), space)
-    assert asked == [("RN50", "cpu")] and cards == [("run", "random")] and "full" in tags(cell)
+    assert asked == [("RN50", "cpu")] and cards == ["13.room"] and "full" in tags(cell)
     assert set(space["answers"]) == {"layer4", "space"}
     assert all(0.1 < error < 0.9 for error, _ in space["answers"].values())
 
 
 def test_the_record(chapter, rn):
-    record = json.loads((DATA / "ch13_depthclip.json").read_text())
-    runs = {(r["variant"], r["seed"]): r for r in record["runs"]}
-    assert len(runs) == len(record["runs"]) and len({r["code"] for r in record["runs"]}) == 1
+    record = records.load("13_depthclip")
+    runs = {(r["variant"], r["seed"]): r["values"] for r in record.rows}
+    assert len(runs) == len(record.rows)
     for variant in ("joint space at 128", "joint space at 256", "layer4 at 128", "ViT values at 96",
                     "windows of 96 in 128"):
         assert {seed for v, seed in runs if v == variant} == {0, 1, 2}, variant
@@ -315,7 +313,7 @@ def test_the_record(chapter, rn):
 
 
 def test_the_figure_is_that_of_the_words(chapter, rn):
-    record = json.loads((DATA / "ch13_depthclip.json").read_text())
+    record = records.load("13_depthclip")
     model = chapter.fitted(rn, WORDS, chapter.metric_scenes(300, 131_000_000), 30)
     depth = model.per_patch(chapter.figure_pictures()[0])[0]
-    assert torch.allclose(depth, torch.tensor(record["figure"]), atol=0.05), "run python tools/ch13_depthclip.py figure"
+    assert torch.allclose(depth, torch.tensor(record["figure"]), atol=0.05), "record its figure again"
