@@ -9,6 +9,7 @@ shows nothing by itself.
 import base64
 import html
 import io
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
@@ -370,7 +371,9 @@ def slider(frames: Sequence[Any], labels: Sequence[str], description: str) -> An
 
     frames: figures or pictures; labels: one sentence a frame, shown above it and read aloud as its alt
     text; description: what the slider changes. Returns an ipywidgets VBox. The browser links the slider to
-    the frame; no Python runs. On ipywidgets 7 (no Stack) it prints so and returns a sheet with all frames.
+    the frame; no Python runs. What a notebook stores of it carries the labels and each frame's picture_hash,
+    so that frames that changed places are noticed. On ipywidgets 7 (no Stack) it prints so and returns a
+    sheet with all frames.
     """
     import ipywidgets
 
@@ -397,39 +400,64 @@ def slider(frames: Sequence[Any], labels: Sequence[str], description: str) -> An
         style={"description_width": "initial"}, layout={"width": "95%", "max_width": "36em"},
     )
     ipywidgets.jslink((index, "value"), (stack, "selected_index"))
-    return ipywidgets.VBox([index, stack])
+    facts = {"frames": [picture_hash(data) for data in encoded], "labels": list(labels)}
+    return _carrying(facts, [index, stack])
+
+
+def _carrying(facts: dict[str, Any], children: list[Any]) -> Any:
+    """A VBox whose stored output has `facts` in its metadata."""
+    from ipywidgets import VBox  # not at the top: ipywidgets 7 has no Stack, and is not asked for one
+
+    class Slider(VBox):
+        def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+            return super()._repr_mimebundle_(**options), {"clipnotes": facts}
+
+    return Slider(children)
 
 
 # ---------------------------------------------------------------- tables
 
 
-class Table:
-    """Rows of words and numbers: a small HTML table in a notebook, aligned columns in a terminal."""
+NUMBER = re.compile(r"(?:(?: to |, )?[-+−]?(?:[\d.,]+(?:e[-+]?\d+)?|nan|inf) ?%?)+")  # or several
 
-    def __init__(self, cells: list[list[str]], head: Sequence[str], numeric: list[bool], caption: str):
-        self.cells, self.head, self.numeric, self.caption = cells, list(head), numeric, caption
+
+class Table:
+    """Cells of text below a head: a small HTML table in a notebook, aligned columns in a terminal.
+
+    A column of numbers is aligned to the right.
+    """
+
+    def __init__(self, cells: list[list[str]], head: Sequence[str], caption: str):
+        self.cells, self.head, self.caption = cells, [str(title) for title in head], caption
+        columns = zip(*cells, strict=True) if cells else [()] * len(head)
+        self.right = [all(NUMBER.fullmatch(cell) for cell in column if cell) for column in columns]
 
     def __repr__(self) -> str:
         widths = [max(map(len, column)) for column in zip(self.head, *self.cells, strict=True)]
-        lines = [[cell.rjust(w) if right else cell.ljust(w) for cell, w, right in
-                  zip(row, widths, self.numeric, strict=True)] for row in [self.head, *self.cells]]
-        return "\n".join(([self.caption] if self.caption else []) + ["  ".join(line).rstrip() for line in lines])
+        lines = [self.caption] if self.caption else []
+        for row in (self.head, *self.cells):
+            cells = zip(row, widths, self.right, strict=True)
+            line = [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells]
+            lines.append("  ".join(line).rstrip())
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        def row(cells: Sequence[str], tag: str) -> str:
-            sides = ["right" if right else "left" for right in self.numeric]
-            return "<tr>" + "".join(f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
-                                    for cell, side in zip(cells, sides, strict=True)) + "</tr>"
-
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        body = "\n".join(row(cells, "td") for cells in self.cells)
-        return (f'<table class="clipnotes-table">{caption}\n<thead>{row(self.head, "th")}</thead>\n'
+        head, body = self._line(self.head, "th"), "\n".join(self._line(row, "td") for row in self.cells)
+        return (f'<table class="dataframe clipnotes-table">{caption}\n<thead>{head}</thead>\n'
                 f"<tbody>\n{body}\n</tbody></table>")
+
+    def _line(self, row: Sequence[str], tag: str) -> str:
+        cells = []
+        for cell, right in zip(row, self.right, strict=True):
+            look = f"padding: 0.2em 0.8em; text-align: {'right' if right else 'left'}"
+            cells.append(f'<{tag} style="{look}">{html.escape(cell)}</{tag}>')
+        return f"<tr>{''.join(cells)}</tr>"
 
 
 def _cell(value: Any, form: str) -> str:
-    """A cell as text: numbers by `form`, an interval as "low to high", nothing for None."""
-    if isinstance(value, Tensor):
+    """A cell as text: fractions by `form`, an interval as "low to high", nothing for None."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
         value = value.tolist()
     if value is None or isinstance(value, str):
         return value or ""
@@ -439,33 +467,39 @@ def _cell(value: Any, form: str) -> str:
 
 
 def table(rows: Sequence[Sequence[Any]] | Mapping[str, Any], head: Sequence[str], caption: str = "",
-          form: str = ".3g") -> Table:
+          form: str | Sequence[str] = ".3g") -> Table:
     """A small table. rows: one a line, or a mapping name -> the rest of the row; head: a title a column.
 
-    Floats are written by `form`, a pair (low, high) as "low to high", None as nothing; all text is escaped.
-    Raises ValueError for a row of another length than the head.
+    Floats are written by `form`, one for all columns or one a column; a pair (low, high) as "low to high",
+    None as nothing; all text is escaped. Raises ValueError where a row or the forms are not as many as the
+    titles.
     """
+    forms = [form] * len(head) if isinstance(form, str) else form
     if isinstance(rows, Mapping):
         rows = [(name, *(rest if isinstance(rest, (list, tuple)) else [rest])) for name, rest in rows.items()]
     if wrong := [row for row in rows if len(row) != len(head)]:
         raise ValueError(f"A row has {len(wrong[0])} cells, but there are {len(head)} titles.")
-    columns = list(zip(*rows, strict=True)) or [()] * len(head)
-    numeric = [not all(value is None or isinstance(value, str) for value in column) for column in columns]
-    return Table([[_cell(value, form) for value in row] for row in rows], head, numeric, caption)
+    if len(forms) != len(head):
+        raise ValueError(f"There are {len(forms)} forms, but {len(head)} titles.")
+    cells = [[_cell(value, form) for value, form in zip(row, forms, strict=True)] for row in rows]
+    return Table(cells, head, caption)
 
 
 # ---------------------------------------------------------------- recognising a picture
 
 
 def picture_hash(picture: Any) -> str:
-    """A perceptual hash of a picture (PIL, or the bytes of a file), 64 bits in hex: alike pictures have near hashes."""
+    """A perceptual hash of a picture (PIL, or the bytes of a file): alike pictures have near hashes.
+
+    768 bits in hex, three a place of 16×16: does it grow brighter to the right, is it reddish, is it bluish?
+    """
     if isinstance(picture, bytes):
         picture = Image.open(io.BytesIO(picture))
-    grey = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int32)
-    bits = (grey[:, 1:] > grey[:, :-1] + 1).flatten()
-    return f"{int(''.join('1' if bit else '0' for bit in bits), 2):016x}"
+    small = np.asarray(picture.convert("RGB").resize((17, 16), Image.Resampling.BOX), dtype=np.int32)
+    light, warmth = small.sum(2), (small[..., 0] - small[..., 2])[:, :16]
+    return np.packbits([light[:, 1:] > light[:, :-1] + 3, warmth > 12, warmth < -12]).tobytes().hex()
 
 
 def hash_distance(one: str, other: str) -> int:
-    """How many of the 64 bits of two hashes differ."""
+    """How many of the bits of two hashes differ."""
     return (int(one, 16) ^ int(other, 16)).bit_count()

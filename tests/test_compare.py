@@ -80,7 +80,10 @@ def test_what_is_the_same_passes(stored, fresh):
          "run"),
         ([shows(carries={"frames": ["0" * 16, "f" * 16]})], [shows(carries={"frames": ["f" * 16, "0" * 16]})],
          "picture 1 of its slider"),
+        ([shows(carries={"frames": ["00", "ff"]})], [shows(carries={"frames": ["ff", "00"]})],
+         "picture 1 of its slider"),  # exchanged, though alike
         ([shows(carries={"frames": ["0" * 16]})], [shows(carries={"frames": ["0" * 16] * 2})], "a slider of 1"),
+        ([shows(carries={"labels": ["one", "two"]})], [shows(carries={"labels": ["two", "one"]})], "'one', 'two'"),
         ([shows(html="<b>0.51</b>")], [shows(html="<b>0.61</b>")], "0.51 is stored, 0.61"),
     ],
 )

@@ -1,16 +1,20 @@
 """Figures are drawn, refuse what does not fit, stay light, and the slider needs no kernel."""
 
 import base64
+import html
 import io
 import re
 import sys
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from clipnotes import draw
@@ -180,3 +184,96 @@ def test_without_a_stack_all_frames_are_shown(monkeypatch, capsys):
     assert isinstance(figure, Figure)
     assert sum(bool(a.images) for a in figure.axes) == 3
     assert "no Stack" in capsys.readouterr().out
+
+
+def test_a_stored_slider_says_what_its_frames_show():
+    cell = """
+from clipnotes import draw
+draw.slider([draw.curves({"a": [1, n]}) for n in (2, 3)], ["one", "<two>"], "step")
+"""
+    notebook = new_notebook(cells=[new_code_cell(cell)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3", store_widget_state=True).execute()
+    output = notebook.cells[0].outputs[0]
+    facts = output.metadata["clipnotes"]
+    assert facts["labels"] == ["one", "<two>"]
+    view, kind = (f"application/vnd.jupyter.widget-{what}+json" for what in ("view", "state"))
+    state = notebook.metadata["widgets"][kind]["state"]
+    assert state[output.data[view]["model_id"]]["model_name"] == "VBoxModel"  # all that a page without kernel needs
+    stack = next(model["state"] for model in state.values() if model["model_name"] == "StackModel")
+    pages = [state[name.removeprefix("IPY_MODEL_")]["state"]["value"] for name in stack["children"]]
+    codes = [re.search(r"data:image/webp;base64,([\w+/=]+)", page)[1] for page in pages]
+    assert facts["frames"] == [draw.picture_hash(base64.b64decode(code)) for code in codes]
+    assert draw.hash_distance(*facts["frames"]) > 0
+
+
+# ---------------------------------------------------------------- recognising a picture
+
+
+def test_a_hash_is_near_where_pictures_are_alike_and_far_where_not():
+    figures = [draw.curves({"a": [1, 2, 3]}), draw.bars([0.5, 0.2], ["a", "b"]), FIGURES["matrix"]()]
+    stored = [draw._png(figure) for figure in figures]
+    hashes = [draw.picture_hash(data) for data in stored]
+    assert all(len(code) == 768 / 4 for code in hashes)
+    for data, code in zip(stored, hashes, strict=True):
+        picture = Image.open(io.BytesIO(data))
+        assert draw.picture_hash(picture) == code
+        grain = np.random.default_rng(0).integers(-3, 4, (picture.height, picture.width, 3))
+        other = Image.fromarray((np.asarray(picture.convert("RGB")) + grain).clip(0, 255).astype(np.uint8))
+        other = other.resize((picture.width + 4, picture.height - 2))
+        assert draw.hash_distance(draw.picture_hash(other), code) < 24
+    for i in range(3):
+        for j in range(i):
+            assert draw.hash_distance(hashes[i], hashes[j]) > 60
+
+
+def test_a_hash_sees_colour():
+    red, blue = (Image.new("RGB", (34, 32), "white") for _ in range(2))
+    red.paste((200, 90, 90), (8, 8, 24, 24))
+    blue.paste((90, 90, 200), (8, 8, 24, 24))
+    assert draw.hash_distance(draw.picture_hash(red), draw.picture_hash(blue)) >= 2 * 64
+    assert draw.hash_distance("0f", "f1") == 7
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_a_table_as_text_is_aligned_and_rounded():
+    rows = {"a dog": (0.10000000149, (0.25, 0.5), None, 3), "a cat": (torch.tensor(12.5), (1, 2), "none", 44)}
+    table = draw.table(rows, ["name", "share", "interval", "word", "n"], "Shares")
+    assert repr(table).split("\n") == [
+        "Shares",
+        "name   share     interval  word   n",
+        "a dog    0.1  0.25 to 0.5         3",
+        "a cat   12.5       1 to 2  none  44",
+    ]
+
+
+def test_each_column_may_have_its_own_form():
+    rows = [("one", 0.256, np.float32(1 / 3)), ("two", 0.5, (0.1, float("nan")))]
+    table = draw.table(rows, ["", "%", "x"], form=["", ".0%", ".2f"])
+    assert table.cells == [["one", "26%", "0.33"], ["two", "50%", "0.10 to nan"]]
+
+
+def test_numbers_stand_right_and_words_left_in_both_looks():
+    rows = [("4 strokes", "12 %", -1e-9), ("32 strokes", "0.5 %", 2.0)]
+    table = draw.table(rows, ["kind", "share", "x"])
+    assert table.right == [False, True, True]
+    page = table._repr_html_()
+    sides = re.findall(r"<(t[hd]) style=\"[^\"]*text-align: (\w+)\"", page)
+    assert sides == [(tag, side) for tag in ("th", "td", "td") for side in ("left", "right", "right")]
+    assert "color" not in page, "colours come from the page, light or dark"
+
+
+def test_a_table_shows_all_text_as_it_is():
+    nasty = "<script>alert('x')</script> & \"y\""
+    page = draw.table({nasty: [nasty]}, [nasty, nasty], nasty)._repr_html_()
+    assert "<script" not in page and page.count(html.escape(nasty)) == 5
+    assert nasty in repr(draw.table({nasty: [nasty]}, ["a", "b"]))
+
+
+def test_a_table_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="3 cells, but there are 2 titles"):
+        draw.table([(1, 2, 3)], ["a", "b"])
+    with pytest.raises(ValueError, match="1 forms, but 2 titles"):
+        draw.table([(1, 2)], ["a", "b"], form=[".2f"])
+    assert repr(draw.table([], ["a", "b"])) == "a  b"
