@@ -92,8 +92,9 @@ NEAR = 0.01  # two and a half levels of 255: as far apart as machines may be
 def samples() -> dict[str, dict]:
     """A few pictures of each generator, films and clouds among them, under one seed."""
     makers = (singles, crops, counted, line_art, renders, scenes, perspective)
-    made = {make.__name__: make(32, seed=1) for make in makers}
-    return made | {"films": films.films(6, seed=1, size=32), "clouds": solids.clouds(22, seed=1, points=128)}
+    with torch.autocast("cpu", enabled=False):  # whoever asks may be in half precision
+        made = {make.__name__: make(32, seed=1) for make in makers}
+        return made | {"films": films.films(6, seed=1, size=32), "clouds": solids.clouds(22, seed=1, points=128)}
 
 
 def thumbnails() -> dict[str, list]:
