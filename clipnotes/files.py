@@ -1,6 +1,6 @@
 """Files of the course: found in a checkout and in an installed package alike, written whole or not at all.
 
-Every writer of the project goes through `atomic_write`; who reads, changes and writes a file holds its `lock`.
+Every writer goes through `atomic_write`; who reads, changes and writes a file holds its `lock`.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ def shared(name: str) -> Path | None:
 def atomic_write(path: str | Path, content: str | bytes) -> None:
     """Write a file whole or not at all: under a temporary name of its own, flushed to the disk, then renamed.
 
-    Text is written as UTF-8 with "\\n". A link is followed. What an interrupted writer of the same file left behind is
-    removed.
+    Text is written as UTF-8 with "\\n". A link is followed. What an interrupted writer of the same file left
+    behind is removed.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def _owner() -> str:
 
 
 def _abandoned(temporary: Path) -> bool:
-    """Has its writer ended, on this machine, or not written for so long that it must have ended on another?"""
+    """Has its writer ended, on this machine, or been silent so long that it has on another?"""
     host, _, pid = temporary.name.rsplit("-", 1)[0].rpartition("-")
     if os.name == "posix" and host.endswith(f".{platform.node()}") and pid.isdigit():
         return not _alive(int(pid))
@@ -88,7 +88,7 @@ def _alive(pid: int) -> bool:
 def lock(path: str | Path, seconds: float = 60.0) -> Iterator[None]:
     """Hold a file against other processes while it is read, changed and written.
 
-    The system frees it when its owner ends, however it ends. A process that already holds it must not ask again.
+    The system frees it when its owner ends, however it ends. A process that holds it must not ask again.
     Raises TimeoutError where it is held longer than `seconds`.
     """
     path = Path(os.path.realpath(path))

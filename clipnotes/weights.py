@@ -1,6 +1,6 @@
 """Files of weights: written whole or not at all, checked when they are read, refused in another toy world.
 
-A file is safetensors. Its metadata hold its kind, its shape (`config`), how it was made (`card`), and a sha256.
+A file is safetensors. Its metadata hold its kind, shape (`config`), history (`card`), and a sha256 of everything.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ DATA = PACKAGE / "data"
 
 
 def stored(state: dict[str, Tensor], dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
-    """A state dict as a file holds it: on the CPU, floats in `dtype` (what ships is fp16), counters as they are."""
+    """A state dict as a file holds it: on the CPU, floats in `dtype` (fp16 is what ships), counters as is."""
     return {k: v.to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in state.items()}
 
 
@@ -43,12 +43,14 @@ def save_weights(tensors: dict[str, Tensor], path: str | Path, kind: str, config
 def load_weights(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict, dict]:
     """-> tensors, config, card of a file of `save_weights`.
 
-    path: a file, or the name of one that ships: "tiny", "03_groupvit/groupvit". FileNotFoundError where there is none,
-    RuntimeError where it is damaged or was trained in another toy world, ValueError where it holds another kind.
+    path: a file, or the name of one that ships: "tiny", "03_groupvit/groupvit".
+    FileNotFoundError where there is none, RuntimeError where it is damaged or of another toy world,
+    ValueError where it holds another kind.
     """
-    if isinstance(path, str) and not Path(path).suffix:
-        path = shared(f"recordings/{path}.safetensors") or DATA / f"{path}.safetensors"
     path = Path(path)
+    ships = shared(f"recordings/{path}.safetensors") or DATA / f"{path}.safetensors"
+    if not path.suffix and ships.is_file():
+        path = ships
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     damaged = f"{path} is damaged: install the package again, or make the file again."
@@ -71,9 +73,10 @@ def load_weights(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict, 
 def shipped(kind: str) -> list[str]:
     """The names of the files of a kind that come with the package, as `load_weights` takes them."""
     recordings = shared("recordings")
-    folders = {"": DATA} | {f"{p.name}/": p for p in (sorted(recordings.iterdir()) if recordings else []) if p.is_dir()}
-    return [prefix + path.stem for prefix, folder in folders.items() for path in sorted(folder.glob("*.safetensors"))
-            if _kind(path) == kind]
+    names = {path.stem: path for path in sorted(DATA.glob("*.safetensors"))}
+    for path in sorted(recordings.glob("*/*.safetensors")) if recordings else []:
+        names[f"{path.parent.name}/{path.stem}"] = path
+    return [name for name, path in names.items() if _kind(path) == kind]
 
 
 def _kind(path: Path) -> str | None:

@@ -1,16 +1,17 @@
 """The shipped tiny CLIP: what the book says of it holds, and open_clip agrees with it."""
 
 import json
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from clipnotes import clip, grammar, toyworld
-from tools import eval_clip, probe_clip
-
-ROOT = Path(__file__).parent.parent
+from notebooks import ROOT
+from recordings.tiny import evaluate, probe, sprites
+from recordings.tiny.train import chosen_names
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def tiny():
 @pytest.fixture(scope="module", params=["tiny", "tiny-rn"])
 def shipped(request):
     """Each of the two models that ship, with what the probe found."""
-    return clip.load_clip(request.param), json.loads(probe_clip.RECORDS[request.param].read_text())
+    return clip.load_clip(request.param), probe.stored(probe.RECORDS[request.param])
 
 
 def test_card_tells_how_it_was_made(shipped):
@@ -60,23 +61,34 @@ def test_every_prompt_of_the_course_is_known(shipped, recwarn):
     assert not [w for w in recwarn if issubclass(w.category, clip.UntrainedTokenWarning)]
 
 
-def test_probe_page_is_of_these_models(shipped):
+def test_the_probe_found_it_in_these_models(shipped):
     """The stored figures are measured again on fewer pictures: they must agree within sampling error."""
-    model, probe = shipped
-    names = eval_clip.pool_names(None)
-    again = eval_clip.naming(model, names, n=250, floor=False)
-    for style, row in probe[f"Names, {len(names)} candidates"].items():
+    model, found = shipped
+    names = chosen_names(None)
+    again = evaluate.naming(model, names, n=250, floor=False)
+    for style, row in found[f"Names, {len(names)} candidates"].items():
         assert abs(again[style]["top1"] - row["top1"]) < 0.12, style
-    assert f"{model.card['images']:,} pictures" in (ROOT / "book" / "probe.md").read_text()
+
+
+def test_the_page_shows_what_is_stored():
+    """A figure that was changed on the page, or in a record, is found."""
+    assert probe.PAGE.read_text("utf-8") == probe.markdown(), "run: python recordings/tiny/probe.py --page"
+
+
+def test_what_is_stored_stays_beside_what_is_new(tmp_path):
+    probe.store(tmp_path / "a.json", {"one": {"row": {"top1": 0.1234567891}}})
+    probe.store(tmp_path / "a.json", {"two": {"n": 3}})
+    assert probe.stored(tmp_path / "a.json") == {"one": {"row": {"top1": 0.123457}}, "two": {"n": 3}}
+    assert probe.stored(tmp_path / "none.json") == {}
 
 
 def test_what_it_knows_beats_its_controls(shipped):
-    probe = shipped[1]
-    names = next(rows for head, rows in probe.items() if head.startswith("Names"))
+    found = shipped[1]
+    names = next(rows for head, rows in found.items() if head.startswith("Names"))
     for style, row in names.items():
         assert row["top1"] > 2 * row["pixels_top1"] and row["top5"] > row["pixels_top5"], style
-    assert all(row["text for image R@5"] > 10 * row["chance"] for row in probe["Retrieval"].values())
-    know = probe["Attributes"]
+    assert all(row["text for image R@5"] > 10 * row["chance"] for row in found["Retrieval"].values())
+    know = found["Attributes"]
     assert know["category"]["top1"] > know["category"]["majority"] + 0.1
     assert know["colour"]["top1"] > 3 * know["colour"]["chance"]
     assert know["count"]["top1"] > 1.5 * know["count"]["chance"]
@@ -89,20 +101,39 @@ def test_probe_programs_run_on_any_candidate():
     torch.manual_seed(0)
     config = clip.CLIPConfig(128, 64, 1, 128, 8, 40, 49408, 128, 1, pool="avg")
     nothing = clip.CLIP(config).eval()
-    rows = eval_clip.naming(nothing, eval_clip.pool_names(60), n=200, floor=False)
+    rows = evaluate.naming(nothing, chosen_names(60), n=200, floor=False)
     assert all(row["top1"] < 0.1 for row in rows.values())
-    found = probe_clip.patches(nothing, n=40)
+    found = probe.patches(nothing, n=40)
     assert all(abs(row["hit"] - row["absent_name"]) < 0.35 for row in found.values())
-    forms = probe_clip.forms(nothing, n=40, names=eval_clip.pool_names(60))
+    forms = probe.forms(nothing, n=40, names=chosen_names(60))
     assert set(forms) == {"silhouette", "outline", "edges", "solids"}
 
 
 def test_short_runs_decided_the_pooling():
     """Names do not tell the class token from the mean over patches; the patches do."""
-    runs = json.loads((ROOT / "book" / "records" / "short_runs.json").read_text()).values()
+    runs = probe.stored(probe.SHORT).values()
     mean = [r for r in runs if r["pool"] == "avg"]
     token = [r for r in runs if r["pool"] == "tok"]
     assert len({r["seed"] for r in mean}) == 3 and len(token) == 1
     assert len({(r["pictures"], r["names"]) for r in runs}) == 1, "equal budgets"
     assert all(r["patch_value"] > r["absent_name"] + 0.1 for r in mean)
     assert all(r["patch_value"] < r["absent_name"] + 0.1 for r in token)
+
+
+def test_the_sheets_are_those_of_the_table():
+    """What ships was drawn from the table of concepts and packages that the program holds."""
+    facts = json.loads((sprites.DATA / "sprites.json").read_text("utf-8"))
+    drawn = [(c["name"], c["category"], c["split"]) for c in facts["concepts"]]
+    assert drawn == [(c["name"], c["category"], c["split"]) for c in sprites.parse_concepts()]
+    packs = {style: (f["package"], f["version"], f["licence"], f["by"]) for style, f in facts["styles"].items()}
+    assert packs == sprites.STYLES
+
+
+@pytest.mark.parametrize(("program", "words", "said"), [
+    ("probe", ("--page", "other"), "--page is for the models that ship: tiny, tiny-rn"),
+    ("sprites", (), "name the folder node_modules"),
+])
+def test_the_programs_run_from_anywhere(program, words, said, tmp_path):
+    done = subprocess.run([sys.executable, str(ROOT / "recordings" / "tiny" / f"{program}.py"), *words], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and said in done.stderr

@@ -1,21 +1,12 @@
-"""How well a tiny CLIP names and finds: every figure with its n and its baselines.
-
-    python tools/eval_clip.py [checkpoint] [--names 120] [--n 1000]
-"""
-
-import argparse
-import json
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
+"""How well a tiny CLIP names and finds: every figure with its n and its baselines. `probe.py` shows them."""
 
 import torch
 
 from clipnotes import grammar, toyworld
-from clipnotes.clip import CLIP, load_clip
+from clipnotes.clip import CLIP
 from clipnotes.metrics import majority, pixel_neighbour, recall_at_k, spearman, topk_accuracy
 from clipnotes.prompts import class_embeddings
+from recordings.tiny.train import chosen_names
 
 SEED = 90_000_000  # no training batch has such a seed
 TEMPLATES = grammar.TEMPLATES[1:6]
@@ -28,15 +19,6 @@ def image_embeddings(model: CLIP, images: torch.Tensor) -> torch.Tensor:
     if not model.config.is_vit and images.shape[-1] != size:
         images = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
     return torch.cat([model.encode_image(part) for part in images.clamp(0, 1).split(250)])
-
-
-def pool_names(count: int | None) -> list[str]:
-    """All shipped names, or the `count` names of a short training run (train_clip.py --names)."""
-    everything = [c.name for c in grammar.concepts()]
-    if not count:
-        return everything
-    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
-    return [everything[i] for i in order[:count].tolist()]
 
 
 def name_scores(model: CLIP, batch: dict, names: list[str], class_emb: torch.Tensor) -> dict:
@@ -111,7 +93,7 @@ def attributes(model: CLIP, n: int = 1000, names: list[str] | None = None) -> di
     size = torch.einsum("bd,bkd->bk", image_emb, big[singles["labels"]])
     rows["size"] = dict(spearman=spearman(size[:, 1] - size[:, 0], singles["sides"].float()), control=0.0, n=n)
 
-    crops_names = names[:120] if names else pool_names(120)
+    crops_names = names[:120] if names else chosen_names(120)
     crops = toyworld.crops(n, SEED + 7, low=20, high=32, margin=1.25, names=crops_names)  # 25 to 40 px with margin
     class_emb = class_embeddings(model, crops_names, TEMPLATES)
     rows["small crops"] = name_scores(model, crops, crops_names, class_emb) | dict(chance=1 / len(crops_names))
@@ -127,34 +109,9 @@ def attributes(model: CLIP, n: int = 1000, names: list[str] | None = None) -> di
     return rows
 
 
-def show(rows: dict, head: str) -> None:
-    print(f"\n{head}")
-    for name, row in rows.items():
-        cells = [f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
-        print(f"  {name:24s} " + "  ".join(cells))
-
-
-def evaluate(model: CLIP, names: int | None, n: int) -> dict:
-    """All figures of this page as a dict of tables."""
-    chosen = pool_names(names)
-    only = chosen if names else None
-    return {f"Names, {len(chosen)} candidates": naming(model, chosen, n), "Retrieval": retrieval(model, 500, only),
+def evaluate(model: CLIP, count: int | None, n: int) -> dict:
+    """All tables of this module, on n pictures each; count: only the names of a short run."""
+    names = chosen_names(count)
+    only = names if count else None
+    return {f"Names, {len(names)} candidates": naming(model, names, n), "Retrieval": retrieval(model, 500, only),
             "Attributes": attributes(model, n, only)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", default="tiny")
-    parser.add_argument("--names", type=int, help="only the names of a short run")
-    parser.add_argument("--n", type=int, default=1000)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    tables = evaluate(load_clip(args.checkpoint), args.names, args.n)
-    for head, rows in tables.items():
-        show(rows, head)
-    if args.json:
-        args.json.write_text(json.dumps(tables, indent=1), "utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,32 +1,35 @@
 """The probe page: what a candidate CLIP knows, each figure beside its control. The gate before a long training.
 
-    python tools/probe_clip.py [checkpoint] [--names 120] [--n 500] [--page]
+    python recordings/tiny/probe.py [checkpoint] [--names 120] [--n 500] [--page]
 
-`--page` writes book/records/probe.json (or probe_tiny-rn.json, for the other shipped model) and book/probe.md from
-both; `--short NAME` measures a short run and puts it into book/records/short_runs.json, which the page shows beside it.
+`--page` stores the figures of a shipped model beside this program (probe.json, or probe_tiny-rn.json for the other one)
+and writes book/probe.md from both; `--short NAME` measures a short run and puts it into short_runs.json, which the page
+shows, too.
 """
 
 import argparse
-import json
 import sys
 from itertools import pairwise
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.nn.functional as F
-from tools.eval_clip import SEED, evaluate, image_embeddings, name_scores, naming, pool_names, show
 
-from clipnotes import grammar, toyworld
+from clipnotes import grammar, records, toyworld
+from clipnotes.check.claims import rounded
 from clipnotes.clip import CLIP, load_clip
+from clipnotes.files import atomic_write, lock
 from clipnotes.metrics import topk_accuracy
 from clipnotes.prompts import class_embeddings
-from tools.notebooks import write_json
+from recordings.tiny.evaluate import SEED, evaluate, image_embeddings, name_scores, naming
+from recordings.tiny.train import chosen_names
 
-BOOK = Path(__file__).parent.parent / "book"
-SHORT = BOOK / "records" / "short_runs.json"
-RECORDS = {"tiny": BOOK / "records" / "probe.json", "tiny-rn": BOOK / "records" / "probe_tiny-rn.json"}
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parents[1] / "book" / "probe.md"
+SHORT = HERE / "short_runs.json"
+RECORDS = {"tiny": HERE / "probe.json", "tiny-rn": HERE / "probe_tiny-rn.json"}
 
 
 @torch.no_grad()
@@ -56,7 +59,7 @@ def patches(model: CLIP, n: int = 300, names: list[str] | None = None, size: int
 @torch.no_grad()
 def forms(model: CLIP, n: int = 500, names: list[str] | None = None) -> dict:
     """Silhouettes, outlines, edges by name; solids by name."""
-    chosen = names or pool_names(None)
+    chosen = names or chosen_names(None)
     class_emb = class_embeddings(model, chosen, grammar.TEMPLATES[1:6])
     rows = {}
     for kind in ("silhouette", "outline", "edges"):
@@ -87,13 +90,29 @@ def regions(model: CLIP, n: int = 500) -> dict:
 @torch.no_grad()
 def short_run(model: CLIP, names: int, n: int) -> dict:
     """The few figures by which short runs are compared."""
-    chosen, card = pool_names(names), model.card
+    chosen, card = chosen_names(names), model.card
     rows, found = naming(model, chosen, n, floor=False), patches(model, names=chosen)
     spots = {path: found[f"training styles, {path}"] for path in ("tokens", "value")}
     return dict(pool=card["pool"], seed=card["seed"], names=names, pictures=card["images"], minutes=card["minutes"],
                 noto_top1=rows["noto"]["top1"], emojitwo_top1=rows["emojitwo"]["top1"], n=n,
                 **{f"patch_{path}": spot["hit"] for path, spot in spots.items()},
                 absent_name=spots["value"]["absent_name"])
+
+
+def stored(path: Path) -> dict:
+    """The tables of a record: name -> row -> figures."""
+    return {key: rows for key, rows in records.read(path).items() if key != "digest"} if path.exists() else {}
+
+
+def store(path: Path, tables: dict) -> None:
+    """Put tables into a record; the others in it stay."""
+    with lock(path):
+        records.write(path, stored(path) | short(tables))
+
+
+def short(figures: dict) -> dict:
+    """The same figures without the noise behind the sixth digit: the page shows three."""
+    return {key: short(value) if isinstance(value, dict) else rounded(value, 6) for key, value in figures.items()}
 
 
 def table(rows: dict) -> list[str]:
@@ -113,30 +132,27 @@ def cost(card: dict) -> str:
 def markdown() -> str:
     """The probe page of the book, from the records of both models."""
     cards = {name: load_clip(name).card for name in RECORDS}
-    found = {name: json.loads(path.read_text("utf-8")) for name, path in RECORDS.items() if path.exists()}
+    found = {name: stored(path) for name, path in RECORDS.items()}
     lines = ["# What the tiny CLIP knows", "",
-             "Every later chapter asks the tiny CLIP for something. This page, written by `tools/probe_clip.py`, says "
-             "what it can give, each figure beside its control: chance, the majority class, the nearest picture in "
-             "pixels, a name that is not in the picture. All are shares of one, n says of how many.", "",
+             "Every later chapter asks the tiny CLIP for something. This page, written by `recordings/tiny/probe.py`, "
+             "says what it can give, each figure beside its control: chance, the majority class, the nearest picture "
+             "in pixels, a name that is not in the picture. All are shares of one, n says of how many.", "",
              f"The model has seen {cost(cards['tiny'])} (seed {cards['tiny']['seed']}; one run, one seed). How far "
              "seeds differ is shown by the short runs below, and by the three small towers of each kind in chapter 1, "
              "section *Look inside*.", ""]
     for head, rows in found["tiny"].items():
         lines += [f"## {head}", "", *table(rows)]
-    if SHORT.exists():
-        lines += ["## Short runs", "", "The same program with a tenth of the budget and 120 names: how far seeds "
-                  "differ, and the class token against the mean over patches.", "",
-                  *table(json.loads(SHORT.read_text("utf-8")))]
+    lines += ["## Short runs", "", "The same program with a tenth of the budget and 120 names: how far seeds "
+              "differ, and the class token against the mean over patches.", "", *table(stored(SHORT))]
     lines += ["## The curve", "", *learning(cards["tiny"])]
-    if "tiny-rn" in found:
-        lines += ["## The other one: tiny-rn", "",
-                  "A small ModifiedResNet with attention pooling, for what papers did with ResNets: chapters 7, 10, 13."
-                  f" The same program, captions and loss; it has seen {cost(cards['tiny-rn'])} (seed "
-                  f"{cards['tiny-rn']['seed']}; one run, one seed), at last at 128 px. Pictures of 64 px are enlarged "
-                  "for it.", ""]
-        for head, rows in found["tiny-rn"].items():
-            lines += [f"### tiny-rn: {head}", "", *table(rows)]
-        lines += ["### tiny-rn: The curve", "", *learning(cards["tiny-rn"])]
+    lines += ["## The other one: tiny-rn", "",
+              "A small ModifiedResNet with attention pooling, for what papers did with ResNets: chapters 7, 10, 13."
+              f" The same program, captions and loss; it has seen {cost(cards['tiny-rn'])} (seed "
+              f"{cards['tiny-rn']['seed']}; one run, one seed), at last at 128 px. Pictures of 64 px are enlarged "
+              "for it.", ""]
+    for head, rows in found["tiny-rn"].items():
+        lines += [f"### tiny-rn: {head}", "", *table(rows)]
+    lines += ["### tiny-rn: The curve", "", *learning(cards["tiny-rn"])]
     return "\n".join(lines)
 
 
@@ -155,29 +171,37 @@ def learning(card: dict) -> list[str]:
     return [*lines, ""]
 
 
+def show(rows: dict, head: str) -> None:
+    """Print a table."""
+    print(f"\n{head}")
+    for name, row in rows.items():
+        cells = [f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
+        print(f"  {name:24s} " + "  ".join(cells))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", default="tiny")
-    parser.add_argument("--names", type=int)
+    parser.add_argument("--names", type=int, help="only the names of a short run")
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--short", metavar="NAME")
     args = parser.parse_args()
+    if args.page and args.checkpoint not in RECORDS:
+        parser.error(f"--page is for the models that ship: {', '.join(RECORDS)}.")
     model = load_clip(args.checkpoint)
     if args.short:
-        rows = json.loads(SHORT.read_text("utf-8")) if SHORT.exists() else {}
-        rows[args.short] = short_run(model, args.names, args.n)
-        SHORT.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+        store(SHORT, {args.short: short_run(model, args.names, args.n)})
         return
-    names = pool_names(args.names) if args.names else None
+    names = chosen_names(args.names) if args.names else None
     tables = evaluate(model, args.names, args.n)
     tables |= {"Patches": patches(model, names=names), "Other forms": forms(model, args.n, names),
                "Grounds": regions(model)}
     for head, rows in tables.items():
         show(rows, head)
     if args.page:
-        write_json(RECORDS[args.checkpoint], tables)
-        (BOOK / "probe.md").write_text(markdown(), "utf-8")
+        store(RECORDS[args.checkpoint], tables)
+        atomic_write(PAGE, markdown())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Render the emoji of the toy world into sprite sheets: clipnotes/data/sprites.*.
 
-    npm install --ignore-scripts --prefix build/emoji $(python tools/build_sprites.py --packages)
-    python tools/build_sprites.py build/emoji/node_modules
+    npm install --ignore-scripts --prefix build/emoji $(python recordings/tiny/sprites.py --packages)
+    python recordings/tiny/sprites.py build/emoji/node_modules
 
 Needs resvg_py and pillow. Each artist ("style") becomes one lossless WebP sheet of 64 px tiles, in the order of
 CONCEPTS; a tile that an artist never drew is left empty. `sprites.json` records names, keywords, Chinese names,
@@ -13,10 +13,17 @@ import hashlib
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from PIL import Image
+
+from clipnotes.files import PACKAGE, atomic_write
+
 TILE, COLUMNS = 64, 20
-DATA = Path(__file__).parent.parent / "clipnotes" / "data"
+DATA = PACKAGE / "data"
 
 # style: (npm package, version, licence, attribution)
 STYLES = {
@@ -138,8 +145,7 @@ class Pack:
 
     def tile(self, found: str | Path):
         """The drawing cropped to its ink and fitted into a tile with one pixel of margin."""
-        import resvg_py
-        from PIL import Image
+        import resvg_py  # here: only who draws the sheets needs it
 
         raw = found.read_bytes() if isinstance(found, Path) else bytes(resvg_py.svg_to_bytes(svg_string=self.svg(found)))
         picture = Image.open(io.BytesIO(raw)).convert("RGBA").convert("RGBa")  # premultiplied: clean edges
@@ -169,9 +175,20 @@ def describe(modules: Path) -> list[dict]:
     return concepts
 
 
-def main() -> None:
-    from PIL import Image
+def draw_sheet(style: str, folder: Path, concepts: list[dict]) -> bytes:
+    """One artist's sheet as lossless WebP; each concept that is drawn gets the style's name."""
+    pack, rows = Pack(folder), -(-len(concepts) // COLUMNS)
+    sheet, file = Image.new("RGBA", (TILE * COLUMNS, TILE * rows)), io.BytesIO()
+    for i, concept in enumerate(concepts):
+        found = pack.find(concept)
+        if found is not None and (style, concept["name"]) not in MISMATCHED:
+            sheet.paste(pack.tile(found), (i % COLUMNS * TILE, i // COLUMNS * TILE))
+            concept["styles"].append(style)
+    sheet.save(file, "WEBP", lossless=True, method=6, exact=True)
+    return file.getvalue()
 
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="?", type=Path, help="node_modules with the packages")
     parser.add_argument("--packages", action="store_true", help="print the npm packages and versions, and stop")
@@ -179,8 +196,9 @@ def main() -> None:
     if args.packages:
         print(" ".join(f"{package}@{version}" for package, version, *_ in [*STYLES.values(), NAMES_PACKAGE]))
         return
-    concepts, styles = describe(args.modules), {}
-    rows = -(-len(concepts) // COLUMNS)
+    if args.modules is None or not args.modules.is_dir():
+        parser.error("name the folder node_modules that holds the packages")
+    concepts, styles, sheets = describe(args.modules), {}, {}
     for concept in concepts:
         concept["styles"] = []
     for style, (package, version, licence, by) in STYLES.items():
@@ -188,20 +206,15 @@ def main() -> None:
         found_version = json.loads((folder / "package.json").read_text("utf-8"))["version"]
         if found_version != version:
             raise SystemExit(f"{package}: version {found_version} is installed, {version} is recorded; install that one")
-        pack, sheet = Pack(folder), Image.new("RGBA", (TILE * COLUMNS, TILE * rows))
-        for i, concept in enumerate(concepts):
-            found = pack.find(concept)
-            if found is not None and (style, concept["name"]) not in MISMATCHED:
-                sheet.paste(pack.tile(found), (i % COLUMNS * TILE, i // COLUMNS * TILE))
-                concept["styles"].append(style)
-        path = DATA / f"sprites.{style}.webp"
-        sheet.save(path, lossless=True, method=6, exact=True)
+        sheets[style] = draw_sheet(style, folder, concepts)
         styles[style] = dict(package=package, version=version, licence=licence, by=by,
-                             sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+                             sha256=hashlib.sha256(sheets[style]).hexdigest())
         drawn = sum(style in c["styles"] for c in concepts)
-        print(f"{style:10s} {drawn:4d} of {len(concepts)} concepts  {path.stat().st_size / 1e6:.2f} MB")
+        print(f"{style:10s} {drawn:4d} of {len(concepts)} concepts  {len(sheets[style]) / 1e6:.2f} MB")
+    for style, sheet in sheets.items():
+        atomic_write(DATA / f"sprites.{style}.webp", sheet)
     facts = dict(tile=TILE, columns=COLUMNS, styles=styles, concepts=concepts)
-    (DATA / "sprites.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    atomic_write(DATA / "sprites.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
