@@ -179,7 +179,8 @@ def linear_probe(features: Tensor, labels: Tensor, test_features: Tensor, decay:
 
     features: N×D, labels: N integers, test_features: B×D → B labels. Logistic regression by L-BFGS, as in
     the CLIP paper, started from zero: no random numbers. Features are standardised; `decay` weighs the
-    squared weights against the mean loss.
+    squared weights against the mean loss. scikit-learn's LogisticRegression(C=1/(N·decay)) finds the same
+    boundary, but it runs further: about one label in 300 differs, and recorded figures are of this one.
     """
     if len(features) != len(labels) or features.shape[1] != test_features.shape[1]:
         raise ValueError("Give one label per feature row, and test features of the same width.")

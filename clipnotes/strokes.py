@@ -310,7 +310,8 @@ def render(points: Tensor, width: float | Tensor = 1.5, size: int | tuple[int, i
     alpha = alpha * per_stroke(opacity, points).flatten().index_select(0, curve)
     pixel = pixel + curve // max(1, points.shape[1]) * size[0] * size[1]
     if colour is not None:
-        colour = per_stroke(colour, points, 3).flatten(0, 1).index_select(0, curve)
+        ink = per_stroke(colour, points, 3).flatten(0, 1)
+        colour = ink.index_select(0, curve)
     return composite(alpha, pixel, colour, (len(points), *size))
 
 

@@ -170,7 +170,7 @@ def renders(n: int, seed: int = 0, size: int = 64, *, names: Sequence[str] | Non
     labels = pool[torch.randint(0, len(pool), (n,), generator=g)]
     view = torch.randint(0, bank.shape[1], (n,), generator=g)
     light = F.normalize(torch.randn(n, 3, generator=g) * 0.5 + torch.tensor([0.0, 0.8, 0.8]), dim=1)
-    tint = torch.where(torch.rand(n, generator=g) < 0.4, torch.randint(0, len(grammar.TINTS), (n,), generator=g), -1)
+    tint = dyes(g, n, 0.4)
     palette = torch.tensor([*grammar.TINTS.values(), (200, 200, 200)]) / 255
     tiles = solids.shade(bank[labels, view], light, palette[tint])
     side = torch.randint(size * 55 // 100, size * 110 // 100, (n,), generator=g)

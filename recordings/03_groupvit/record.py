@@ -32,12 +32,12 @@ recorder = Recorder("03_groupvit")
 TRAIN, VALID, TEST, EPISODES = 83_000_000, 83_001_001, 83_001_000, 83_002_000
 # Two worlds, all base names and the small one of the comparisons: names, distinct scenes, pictures seen.
 LARGE, SMALL = dict(names=210, scenes=16_000, images=30_720), dict(names=60, scenes=8_000, images=15_360)
-SHARED = dict(batch=256, prompts=3, muon=3e-3, adamw=1e-3, decay=0.35, nouns="groups", ground=False,
+SHARED = dict(batch=256, prompts=3, muon=3e-3, adamw=1e-3, warm=8_000, decay=0.35, nouns="groups", ground=False,
               precision="bfloat16", train=TRAIN, test=TEST)
 ONE = dict(depths=(2, 0), group_tokens=(6, 0), output_groups=(6,))
 TWO = dict(depths=(2, 1, 0), group_tokens=(16, 6, 0), output_groups=(16, 6))
 NO_GROUPS = dict(depths=(1, 1, 0), group_tokens=(0, 0, 0), output_groups=(0, 0))
-# What differs from SHARED: the model's shape, hard choices, what nouns are compared with, captions that name the ground.
+# What differs from SHARED: the model's shape, hard choices, what nouns are compared with, captions that name grounds.
 LARGE_RECIPES = {"groups": dict(model=ONE), "plain": dict(model=NO_GROUPS)}
 SMALL_RECIPES = {
     "ours": dict(model=ONE), "plain": dict(model=NO_GROUPS), "two_stages": dict(model=TWO),
@@ -148,9 +148,9 @@ def losses(model: nn.Module, tokens: Tensor, features: Tensor, nouns: str, dtype
 
 def train(recipe: dict, seed: int) -> tuple[nn.Module, list]:
     """-> the model, and [pictures seen, loss] over time."""
-    torch.manual_seed(seed)
-    chapter, batch, images = recorder.chapter, recipe["batch"], recipe["images"]
-    model = chapter.GroupViTCLIP(chapter.tiny_encoder(tiny_clip(), **recipe["model"])).train()
+    chapter, clip, batch, images = recorder.chapter, tiny_clip(), recipe["batch"], recipe["images"]
+    torch.manual_seed(seed)  # after CLIP is loaded, which draws numbers
+    model = chapter.GroupViTCLIP(chapter.tiny_encoder(clip, **recipe["model"])).train()
     texts, rng, optims, curve = Texts(), Random(seed), optimizers(model, recipe), []
     base = [o.param_groups[0]["lr"] for o in optims]
     tokens, captions, grounded = pictures_and_captions(recipe["names"], recipe["scenes"], recipe["precision"])
@@ -159,7 +159,7 @@ def train(recipe: dict, seed: int) -> tuple[nn.Module, list]:
         pick = [rng.randrange(recipe["scenes"]) for _ in range(batch)]
         said = [[captions[i], *chapter.noun_prompts(captions[i], rng, recipe["prompts"])] for i in pick]
         features = texts([text for row in said for text in row]).view(batch, 1 + recipe["prompts"], -1)
-        rate = min(1.0, seen / 8_000, (images - seen + batch) / (recipe["decay"] * images))
+        rate = min(1.0, seen / recipe["warm"], (images - seen + batch) / (recipe["decay"] * images))
         for optimizer, lr in zip(optims, base, strict=True):
             optimizer.param_groups[0]["lr"] = lr * rate
         patches = tokens[pick].float() + model.img_encoder.pos_embed
@@ -185,41 +185,37 @@ def is_plain(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def predict_patches(model: nn.Module, images: Tensor, text_emb: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The chapter's `predict` without groups: each patch is compared with the names, then enlarged."""
-    found, start = [], 0
-    for part in images.split(50):
-        tokens, _ = model.tokens(part)
-        cosines = F.normalize(model.img_projector(tokens), dim=-1) @ text_emb.T  # B×(h·w)×K
+def predict_patches(model: nn.Module, images: Tensor, text_emb: Tensor,
+                    allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The chapter's `segment` without groups: each patch is compared with the names, then enlarged."""
+    found, patch = [], model.img_encoder.config.patch_size
+    for i, part in enumerate(images.split(50)):
+        cosines = F.normalize(model.img_projector(model.tokens(part)[0]), dim=-1) @ text_emb.T  # B×(h·w)×K
         if allowed is not None:
-            cosines = cosines.masked_fill(~allowed[start : start + 50, None], -1.0)
-        grid = tuple(side // model.img_encoder.config.patch_size for side in part.shape[-2:])
-        maps = cosines.transpose(1, 2).unflatten(2, grid)
+            cosines = cosines.masked_fill(~allowed[50 * i : 50 * i + 50, None], -1.0)
+        maps = cosines.transpose(1, 2).unflatten(2, [side // patch for side in part.shape[-2:]])
         found.append(F.interpolate(maps, part.shape[-2:], mode="bilinear", align_corners=False).max(1))
-        start += 50
     return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])
 
 
 @torch.no_grad()
 def clusters(model: nn.Module, images: Tensor, count: int = 6) -> tuple[Tensor, Tensor]:
     """The chapter's `segments` for a plain ViT: k-means clusters of its patch tokens stand in for the groups."""
-    chapter = recorder.chapter
-    tokens, _ = model.tokens(images)
-    owner = chapter.kmeans(F.normalize(tokens, dim=-1), count)
-    member = F.one_hot(owner, count).transpose(1, 2).float()
-    means = member @ tokens / member.sum(2, keepdim=True).clamp(min=1)
-    grid = tuple(side // model.img_encoder.config.patch_size for side in images.shape[-2:])
-    owner = chapter.group_maps([member], grid, images.shape[-2:]).argmax(1)
-    return owner, F.normalize(model.img_projector(means), dim=-1)
+    chapter, owners, group_emb = recorder.chapter, [], []
+    grid = [side // model.img_encoder.config.patch_size for side in images.shape[-2:]]
+    for part in images.split(50):
+        tokens, _ = model.tokens(part)
+        member = F.one_hot(chapter.kmeans(F.normalize(tokens, dim=-1), count), count).transpose(1, 2).float()
+        means = member @ tokens / member.sum(2, keepdim=True).clamp(min=1)
+        owners.append(chapter.group_maps([member], grid, images.shape[-2:]).argmax(1))
+        group_emb.append(F.normalize(model.img_projector(means), dim=-1))
+    return torch.cat(owners), torch.cat(group_emb)
 
 
-def predict_clusters(model: nn.Module, images: Tensor, text_emb: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The chapter's `predict` for the clusters of a plain ViT."""
-    found = []
-    for i, part in enumerate(images.split(50)):
-        some = None if allowed is None else allowed[50 * i : 50 * i + 50]
-        found.append(recorder.chapter.name_pixels(*clusters(model, part), text_emb, some))
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+def predict_clusters(model: nn.Module, images: Tensor, text_emb: Tensor,
+                     allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The chapter's `segment` for the clusters of a plain ViT."""
+    return recorder.chapter.name_pixels(*clusters(model, images), text_emb, allowed)
 
 
 # ---------------------------------------------------------------- measuring
@@ -227,7 +223,7 @@ def predict_clusters(model: nn.Module, images: Tensor, text_emb: Tensor, allowed
 
 def predictors(model: nn.Module) -> dict[str, Callable]:
     """By the ending of the figure's key: how a model gives each pixel a name, and a cosine."""
-    return {"": predict_patches, "_kmeans": predict_clusters} if is_plain(model) else {"": recorder.chapter.predict}
+    return {"": predict_patches, "_kmeans": predict_clusters} if is_plain(model) else {"": recorder.chapter.segment}
 
 
 def fit_threshold(measure: Callable[[float], float]) -> float:
@@ -243,7 +239,7 @@ def zero_shot(predict: Callable, model: nn.Module, valid: dict, test: dict, name
     given = []
     for batch in (valid, test):
         allowed = chapter.present(batch, ids) if among_present else None
-        given.append((*predict(model, batch["images"], text_emb, allowed), chapter.object_truth(batch)))
+        given.append((*predict(model, batch["images"], text_emb, allowed=allowed), chapter.object_truth(batch)))
     thin = [t[:, 1::3, 1::3] for t in given[0]]
     threshold = fit_threshold(lambda t: chapter.object_miou(*thin, ids, t))
     return chapter.object_miou(*given[1], ids, threshold), threshold
@@ -255,7 +251,7 @@ def episodes_miou(model: nn.Module, valid: list[dict], test: list[dict]) -> tupl
 
     def answers(batch: dict, step: int = 1) -> tuple:
         text_emb = chapter.name_embeddings(model, tiny_clip(), batch["candidates"])
-        found = (*predict(model, batch["images"], text_emb, None), chapter.object_truth(batch))
+        found = (*predict(model, batch["images"], text_emb), chapter.object_truth(batch))
         start = step // 2
         return *(t[:, start::step, start::step] for t in found), toyworld.name_indices(batch["candidates"])
 
@@ -275,13 +271,12 @@ def evaluate(model: nn.Module, valid: dict, test: dict, names: list[str]) -> dic
         for kind in ("scene", "all"):
             found = zero_shot(predict, model, valid, test, names, kind == "scene")
             row[f"miou_{kind}{ending}"], row[f"threshold_{kind}{ending}"] = found
-    parts, segments = test["images"].split(50), clusters if is_plain(model) else chapter.segments
-    owner = torch.cat([segments(model, part)[0] for part in parts])
+    owner, _ = (clusters if is_plain(model) else chapter.segments)(model, test["images"])
     cells, truth = owner[:, 4::8, 4::8].flatten(1), chapter.object_truth(test)
     row |= dict(purity=chapter.purity(cells, chapter.patch_truth(test)), best_iou=chapter.best_iou(cells, test))
     row |= dict(oracle=chapter.oracle_miou(owner, truth), groups_used=sum(len(o.unique()) for o in cells) / len(cells))
     row["ceiling"] = chapter.mean_iou(metrics.patch_ceiling(truth, 8), truth)
-    image_emb = torch.cat([model.encode_image(part) for part in parts])
+    image_emb = torch.cat([model.encode_image(part) for part in test["images"].split(50)])
     best = (image_emb @ text_emb.T).argmax(1, keepdim=True)
     row["name_top1"] = chapter.present(test, toyworld.name_indices(names)).gather(1, best).float().mean().item()
     return row
@@ -312,7 +307,7 @@ def judge(model: nn.Module, count: int) -> dict[str, float]:
 def ship(name: str, model: nn.Module, run: tuple[str, str, int], recipe: dict, minutes: float) -> None:
     """A model that the chapter shows, beside this program."""
     study, variant, seed = run
-    card = dict(program="recordings/03_groupvit/record.py", study=study, variant=variant, seed=seed,
+    card = dict(study=study, variant=variant, seed=seed,
                 names=names_of(recipe["names"]), scenes=recipe["scenes"], images=recipe["images"]) | toy_world()
     path = recorder.path.with_name(f"{name}.safetensors")
     save_weights(stored(model.state_dict()), path, "groupvit", asdict(model.img_encoder.config), card)
@@ -354,25 +349,26 @@ def figure() -> dict:
 
 @recorder.probe
 def probe() -> dict:
-    """Each kind of training for three steps; the shipped model, and a plain ViT, measured on a few scenes."""
-    found, few = {}, dict(scenes=60, images=96, batch=32, precision="float32")
-    for variant in ("ours", "plain", "paper", "caption_only", "ground"):
-        model, _ = train(small_recipe(variant) | few, 0)
-        texts, (tokens, captions, _) = Texts(), pictures_and_captions(60, 60, "float32")
+    """Each kind of training for a step or two; a plain ViT and the shipped model, measured on a few scenes."""
+    found, few = {}, dict(scenes=16, batch=8, warm=8, precision="float32")
+    for variant, images in dict(plain=16, ours=16, paper=16, ground=8).items():
+        model, _ = train(small_recipe(variant) | few | dict(images=images), 0)
+        tokens, captions, _ = pictures_and_captions(60, 16, "float32")
         with torch.no_grad():
-            patches = tokens[:32] + model.img_encoder.pos_embed
-            features = texts(captions[:32])[:, None].expand(-1, 2, -1)
-            found[f"small.{variant}_loss"] = losses(model, patches, features, "groups", torch.float32).item()
+            features = Texts()(captions)[:, None].expand(-1, 2, -1)  # each caption stands for its noun, too
+            loss = losses(model, tokens + model.img_encoder.pos_embed, features, "groups", torch.float32)
+        found[f"small.{variant}_loss"] = loss.item()
         if variant == "plain":
-            names = names_of(60)
-            valid, test = toyworld.scenes(10, VALID, names=names), toyworld.scenes(20, TEST, names=names)
-            row = evaluate(model, valid, test, names)
-            found |= {f"small.plain_{key}": row[key] for key in ("miou_scene", "miou_scene_kmeans", "purity")}
+            plain = model
+    names = names_of(60)[:20]
+    valid, test = toyworld.scenes(6, VALID, names=names), toyworld.scenes(10, TEST, names=names)
+    row = evaluate(plain, valid, test, names)
+    found |= {f"small.plain_{key}": row[key] for key in ("miou_scene", "miou_scene_kmeans", "purity")}
     model, _ = recorder.chapter.load_groupvit("groupvit", tiny_clip())
     row = evaluate(model, valid, test, names)
     found |= {f"large.{key}": row[key] for key in ("miou_scene", "miou_all", "purity", "best_iou", "oracle", "ceiling")}
     found["large.regions"] = recorder.chapter.region_miou(model, tiny_clip(), test, names, predictors(model)[""])
-    fold = toyworld.episodes("base", 1, 10, EPISODES)
+    fold = toyworld.episodes("base", 1, 6, EPISODES)
     found["large.episode"], _ = episodes_miou(model, fold, fold)
     return found
 

@@ -1,9 +1,23 @@
 """Chapter 1: both towers against open_clip's."""
 
+from tempfile import TemporaryDirectory
+
 import torch
+from torch import nn
 
 from bench import Results, benchmark, versus
-from clipnotes.clip import load_clip
+from clipnotes.clip import CLIP, export_open_clip, load_clip
+
+
+def pair(ours: CLIP) -> tuple[CLIP, nn.Module]:
+    """A CLIP, and open_clip's with the same weights."""
+    import open_clip
+    from safetensors.torch import load_file
+
+    with TemporaryDirectory() as folder:
+        theirs = open_clip.model.CLIP(**export_open_clip(ours, f"{folder}/clip.safetensors"))
+        theirs.load_state_dict(load_file(f"{folder}/clip.safetensors"))
+    return ours, theirs.eval()
 
 
 @benchmark
@@ -11,9 +25,7 @@ def clip(batch: int = 4, turns: int = 7) -> Results:
     """ViT-B/32 against open_clip with the same random weights: image and text towers together."""
     import open_clip  # after clipnotes, which repairs torchvision
 
-    theirs = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None).float().eval()
-    ours = load_clip("ViT-B-32", pretrained=None).float().eval()
-    ours.load_state_dict(theirs.state_dict())
+    ours, theirs = pair(load_clip("ViT-B-32", pretrained=None).float().eval())
     texts = open_clip.SimpleTokenizer()([f"a photo of {i} dogs" for i in range(batch)])
     plain = ours.standardise(torch.rand(batch, 3, 224, 224))
     with torch.no_grad():
