@@ -13,6 +13,7 @@ LIBRARY = sorted((ROOT / "clipnotes").rglob("*.py"))
 PROGRAMS = sorted([*(ROOT / "recordings").rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = [TEMPLATE, *chapters()]
+PROJECT = {"clipnotes", "recordings", *(path.stem for path in (ROOT / "tools").glob("*.py"))}
 
 
 def module_name(path: Path) -> str:
@@ -55,17 +56,32 @@ def is_private(name: str) -> bool:
 
 
 def private_uses(tree: ast.AST) -> list[str]:
-    """Private names of others: imported ones, and attributes that this source itself does not define."""
+    """Private names of other modules of the project: imported ones, and attributes that this source does not define.
+
+    What hangs on a name that comes from another project is not looked at.
+    """
     own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     own |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
-    found = []
+    foreign, found = set(), []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            found += [f"line {node.lineno}: {a.name} of {node.module}" for a in node.names if is_private(a.name)]
-        elif isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
-            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            home = getattr(node, "module", None)
+            ours = [alias for alias in node.names if (home or alias.name).split(".")[0] in PROJECT]
+            foreign |= {(alias.asname or alias.name).split(".")[0] for alias in node.names if alias not in ours}
+            found += [f"line {node.lineno}: {alias.name} of {home}" for alias in ours if is_private(alias.name)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
+            if root(node) not in foreign:
+                found.append(f"line {node.lineno}: {ast.unparse(node)}")
     return found
+
+
+def root(node: ast.AST) -> str | None:
+    """The name at which a chain of attributes begins: torch in torch.utils.data."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
 
 
 def asked_for(tree: ast.AST) -> list[tuple[str, str]]:
@@ -138,6 +154,9 @@ def test_a_circle_is_found_wherever_it_lies():
     [
         ("from clipnotes.draw import _png", ["line 1: _png of clipnotes.draw"]),
         ("from clipnotes import draw\ndraw._png(1)", ["line 2: draw._png"]),
+        ("from claims import _same", ["line 1: _same of claims"]),
+        ("chapter = recorder.chapter\nchapter._cached()", ["line 2: chapter._cached"]),
+        ("import torch\nfrom torch.utils._device import _devices\ntorch._C.x", []),
         ("class A:\n    def f(self):\n        self._x = self.__dict__\n        return self._x", []),
     ],
 )
