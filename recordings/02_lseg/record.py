@@ -492,11 +492,12 @@ def probe_measures(model: LSeg) -> dict:
     nn.init.constant_(blocked.scratch.head_block.depthwise.depthwise.weight, 1 / 9)  # a mean over neighbours
     for study, some in dict(start=model, blocks=blocked.eval()).items():
         found[f"{study}.few"] = few_report(some, toyworld.names("base")[:6], n=4)
-    batch, words = toyworld.scenes(4, TEST), base_words()
+    batch, words, g = toyworld.scenes(4, TEST), base_words(), torch.Generator().manual_seed(0)
+    labels, word_emb = nb.training_labels(batch, words), text_emb[nb.label_ids(words)]
     with torch.no_grad():
-        given = model.path_1(batch["images"]), nb.training_labels(batch, words), text_emb[nb.label_ids(words)]
-    for study, pixels in dict(main=500, blocks=0).items():
-        found[f"{study}.shipped_loss"] = sampled_loss(model, *given, torch.Generator().manual_seed(0), pixels, bf16=False)
+        path_1 = model.path_1(batch["images"])
+        for study, pixels in dict(main=500, blocks=0).items():  # novel things stand in the scenes, ignored
+            found[f"{study}.shipped_loss"] = sampled_loss(model, path_1, labels, word_emb, g, pixels, bf16=False)
     return found
 
 
