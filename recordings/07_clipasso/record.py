@@ -1,12 +1,15 @@
 """Chapter 7's sketches: twenty names, all variants of the optimisation, stored as control points.
 
-A variant is ten or twenty sketches that are drawn together; its control points and opacities go into sketches.safetensors
-beside this program. See recordings/runner.py for the command line.
+A variant is ten or twenty sketches that are drawn together. Their control points go into sketches.safetensors beside
+this program, under the variant's name (opacities under NAME.opacity); what was measured goes into runs.json. See
+recordings/runner.py for the command line.
 """
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -15,101 +18,157 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipnotes import hub, toyworld
-from clipnotes.clip import load_clip
-from clipnotes.lseg import load_lseg
+from clipnotes import grammar, hub, prompts, toyworld
+from clipnotes.clip import CLIP, load_clip
+from clipnotes.files import lock
+from clipnotes.lseg import LSeg, load_lseg
 from clipnotes.weights import load_weights, save_weights, toy_world
 from recordings.runner import Recorder
-from recordings.tiny.train import log_run
 
 recorder = Recorder("07_clipasso")
-chapter = recorder.chapter
-SKETCHES = recorder.path.with_name("sketches.safetensors")
-# A variant: strokes (16), seed (0), where they begin, pictures, names (the first so many), what of the recipe changes.
+
 TEN = dict(names=10)
+# What differs from SHARED: strokes, seed, where they begin, pictures, names (the first so many), the recipe's fields.
+SHARED = dict(strokes=16, seed=0, where="saliency", pictures="sheet", names=20, rounds=1, teacher="tiny-rn", scenes=87_000_000)
 VARIANTS = {
-    "figure": dict(strokes=32, pictures="figure", recipe=dict(canvas=224, view=128, steps=150)),
+    "figure": dict(strokes=32, pictures="figure", names=2, recipe=dict(canvas=224, view=128, steps=150)),
     **{f"strokes{n}": dict(strokes=n) for n in (16, 8, 4, 32)},
-    "semantic": dict(weights=("fc",)),
-    "geometric": dict(weights=("layer2", "layer3", "layer4")),
+    "semantic": dict(losses=["fc"]),
+    "geometric": dict(losses=["layer2", "layer3", "layer4"]),
     **{f"saliency{seed}": dict(seed=seed) | TEN for seed in (1, 2)},
     **{f"random{seed}": dict(seed=seed, where="random") | TEN for seed in (0, 1, 2)},
     **{f"ground_{mask}": dict(pictures=f"ground_{mask}") | TEN for mask in ("none", "world", "lseg", "patches")},
     "one_by_one": dict(rounds=4) | TEN,
-    "priced": dict(strokes=32, price=0.004),
+    "priced": dict(strokes=32, recipe=dict(price=0.004)),
 }
 
 
-def pictures_of(kind: str, names: list[str], canvas: int, vit) -> tuple[Tensor, dict]:
+def recipe(variant: str) -> dict:
+    """All that decides a variant's sketches; "recipe" holds the fields of the chapter's Recipe."""
+    options = SHARED | VARIANTS[variant]
+    fields = asdict(recorder.chapter.Recipe()) | options.get("recipe", {})
+    kept = options.pop("losses", list(fields["weights"]))
+    return options | dict(recipe=fields | dict(weights={layer: fields["weights"][layer] for layer in kept}))
+
+
+@cache
+def models(teacher: str) -> tuple[CLIP, CLIP]:
+    """The teacher, and the tiny ViT whose attention places the strokes."""
+    return load_clip(teacher).requires_grad_(False), load_clip("tiny").requires_grad_(False)
+
+
+# ---------------------------------------------------------------- pictures and masks
+
+
+def cut_out(images: Tensor, masks: Tensor) -> Tensor:
+    """Images B×3×S×S, masks B×S×S -> the objects on white paper; an empty mask leaves its picture as it is."""
+    masks = masks | ~masks.flatten(1).any(1)[:, None, None]
+    return torch.where(masks[:, None], images, 1.0)
+
+
+def mask_by_lseg(lseg: LSeg, images: Tensor, names: Sequence[str]) -> Tensor:
+    """Chapter 2's model, asked for each picture's name and the grounds: masks B×S×S."""
+    large = F.interpolate(images, (128, 128), mode="bilinear")
+    found = torch.cat([lseg.segment(large[i : i + 1], [name, *grammar.REGIONS]) for i, name in enumerate(names)])
+    return F.interpolate((found == 0)[:, None].float(), images.shape[-2:])[:, 0] > 0.5
+
+
+@torch.no_grad()
+def mask_by_patches(vit: CLIP, images: Tensor, names: Sequence[str]) -> Tensor:
+    """The tiny CLIP's patches, asked the same: masks B×S×S as coarse as the patches."""
+    patches = vit.patch_features(F.interpolate(images, (96, 96), mode="area"))
+    grounds = prompts.class_embeddings(vit, [f"the {r}" for r in grammar.REGIONS], ("{}",))
+    own = prompts.class_embeddings(vit, names, ("a photo of {}",))
+    found = (patches * own[:, None, None]).sum(-1) > (patches @ grounds.T).amax(-1)
+    return F.interpolate(found[:, None].float(), images.shape[-2:], mode="bilinear")[:, 0] > 0.5
+
+
+def pictures_of(kind: str, names: list[str], canvas: int, vit: CLIP) -> tuple[Tensor, dict]:
     """The pictures of a variant, B×3×S×S on white paper where they are cut out, and what to note of the masks."""
+    chapter = recorder.chapter
     if kind == "sheet":
         return chapter.portraits(names, canvas)[0], {}
     if kind == "figure":
         card = toyworld.postcard()
-        cut = chapter.cut_out(card["images"], card["object_map"] >= 0)
+        cut = cut_out(card["images"], card["object_map"] >= 0)
         return torch.cat([F.interpolate(cut, (canvas, canvas), mode="bilinear"), hub.photo("cat", canvas)]), {}
-    images, true = chapter.settings(names, canvas)
+    images, true = chapter.settings(names, canvas, SHARED["scenes"])
     how = kind.removeprefix("ground_")
     if how == "none":
         return images, {}
     began = time.process_time()
-    find = {"world": lambda: true, "lseg": lambda: chapter.mask_by_lseg(load_lseg("02_lseg/lseg"), images, names),
-            "patches": lambda: chapter.mask_by_patches(vit, images, names)}[how]
+    find = {"world": lambda: true, "lseg": lambda: mask_by_lseg(load_lseg("02_lseg/lseg"), images, names),
+            "patches": lambda: mask_by_patches(vit, images, names)}[how]
     masks = find()
     spent = time.process_time() - began
     iou = ((masks & true).sum((1, 2)) / (masks | true).sum((1, 2)).clamp(min=1)).tolist()
-    return chapter.cut_out(images, masks), dict(mask_iou=[round(v, 4) for v in iou], mask_seconds=round(spent, 3))
+    return cut_out(images, masks), dict(mask_iou=[round(v, 4) for v in iou], mask_seconds=round(spent, 3))
 
 
-def draw(options: dict, rn, vit) -> tuple[Tensor, Tensor, Tensor, dict]:
-    """-> strokes B×N×4×2, opacities B×N, losses steps×B, facts."""
-    recipe, seed = replace(chapter.Recipe(), **options.get("recipe", {})), options.get("seed", 0)
-    if "weights" in options:
-        recipe = replace(recipe, weights={k: recipe.weights[k] for k in options["weights"]})
-    if options.get("price"):
-        recipe = replace(recipe, price=options["price"])
-    names = chapter.sheet_names()[: options.get("names")]
-    images, facts = pictures_of(options.get("pictures", "sheet"), names, recipe.canvas, vit)
-    count = options.get("strokes", 16)
-    if options.get("rounds"):
-        return *chapter.one_by_one(rn, vit, images, count, options["rounds"], recipe, seed), facts
-    start = chapter.starts(vit, images, count, seed, options.get("where", "saliency"))
-    return *chapter.optimise(rn, images, start, recipe, seed), facts
+# ---------------------------------------------------------------- drawing
 
 
-def ship(name: str, tensors: dict[str, Tensor]) -> None:
-    """Put a variant's control points into the file that ships."""
-    kept = load_weights(SKETCHES, "sketches")[0] if SKETCHES.exists() else {}
-    card = dict(program="recordings/07_clipasso/record.py", teacher="tiny-rn", names=chapter.sheet_names()) | toy_world()
-    save_weights(kept | tensors, SKETCHES, "sketches", asdict(chapter.Recipe()), card)
+def one_by_one(images: Tensor, count: int, rounds: int, fields, seed: int, teacher: str = "tiny-rn") -> tuple[Tensor, ...]:
+    """Draw `count` strokes in rounds, each placed by what is still missing; results as those of `optimise`."""
+    chapter, (rn, vit) = recorder.chapter, models(teacher)
+    views = chapter.attention_maps(vit, F.interpolate(images, (96, 96), mode="area"))
+    short = replace(fields, steps=fields.steps // rounds)
+    drawn, losses = torch.zeros(len(images), 0, 4, 2), []
+    for k in range(rounds):
+        start, inked = [], 1 - chapter.render(drawn, 2 * fields.width, fields.canvas)[:, 0]
+        for image, attention, ink in zip(images, views, inked, strict=True):
+            place = chapter.sampling(chapter.saliency_map(attention, fields.canvas, "mean"), chapter.xdog(image))
+            start.append(chapter.start_strokes(place * (1 - ink) + 1e-9, count // rounds, seed + k))
+        new, _, loss = chapter.optimise(rn, images, torch.stack(start), short, seed + k, drawn)
+        drawn, losses = torch.cat([drawn, new], 1), [*losses, loss]
+    return drawn, torch.ones(drawn.shape[:2]), torch.cat(losses)
 
 
-def plain(value):
-    """An option as JSON can hold it."""
-    return list(value) if isinstance(value, tuple) else value
+def draw(options: dict) -> tuple[Tensor, Tensor, Tensor, dict]:
+    """A recipe as above -> strokes B×N×4×2, opacities B×N, losses steps×B, facts."""
+    chapter, (rn, vit) = recorder.chapter, models(options["teacher"])
+    fields, seed = chapter.Recipe(**options["recipe"]), options["seed"]
+    images, facts = pictures_of(options["pictures"], chapter.sheet_names()[: options["names"]], fields.canvas, vit)
+    if options["rounds"] > 1:
+        return *one_by_one(images, options["strokes"], options["rounds"], fields, seed, options["teacher"]), facts
+    start = chapter.starts(vit, images, options["strokes"], seed, options["where"])
+    return *chapter.optimise(rn, images, start, fields, seed), facts
 
 
-@recorder.study(variants=tuple(VARIANTS), seeds=1, recipe=lambda v: {k: plain(o) for k, o in VARIANTS[v].items()})
+def ship(tensors: dict[str, Tensor]) -> None:
+    """Put control points into the file beside runs.json, instead of older ones of the same name."""
+    path, chapter = recorder.path.with_name("sketches.safetensors"), recorder.chapter
+    with lock(path):
+        stored = load_weights(path, "sketches")[0] if path.exists() else {}
+        card = dict(program="recordings/07_clipasso/record.py", teacher=SHARED["teacher"], names=chapter.sheet_names())
+        save_weights(stored | tensors, path, "sketches", asdict(chapter.Recipe()), card | toy_world())
+
+
+@recorder.study(variants=tuple(VARIANTS), seeds=1, recipe=recipe)
 def sketches(variant: str, seed: int) -> dict:
-    """A variant holds its own seed among its options."""
-    options, begun = VARIANTS[variant], time.process_time()
-    rn, vit = (load_clip(name).requires_grad_(False) for name in ("tiny-rn", "tiny"))
-    strokes, opacity, losses, facts = draw(options, rn, vit)
-    ship(variant, {variant: strokes} | ({f"{variant}.opacity": opacity} if options.get("price") else {}))
-    log_run("07_clipasso", SKETCHES, (time.process_time() - begun) / 60, 0, 0)
+    """The final loss of each sketch, and how the masks of grounds were. The seed is the recipe's."""
+    options = recipe(variant)
+    strokes, opacity, losses, facts = draw(options)
+    ship({variant: strokes} | ({f"{variant}.opacity": opacity} if options["recipe"]["price"] else {}))
     return facts | dict(loss=[round(v, 4) for v in losses[-10:].mean(0).tolist()])
 
 
 @recorder.probe
 def probe() -> dict:
-    """Two names, four strokes, two steps: the losses, and where the strokes are."""
-    rn, vit = (load_clip(name).requires_grad_(False) for name in ("tiny-rn", "tiny"))
-    recipe = replace(chapter.Recipe(), steps=2)
-    images, _ = pictures_of("sheet", chapter.sheet_names()[:2], recipe.canvas, vit)
-    start = chapter.starts(vit, images, 4, 0, "saliency")
-    strokes, _, losses = chapter.optimise(rn, images, start, recipe, 0)
-    return {"sketches.loss": losses[-1].mean(), "sketches.first_loss": losses[0].mean(),
-            "sketches.strokes": strokes.mean() / recipe.canvas, "sketches.start": start.mean() / recipe.canvas}
+    """Four steps of three drawings: at once, in rounds with a price, and cut out of a ground by the patches and LSeg."""
+    found, short = {}, dict(steps=4, canvas=64, view=64)
+    for name, variant in (("plain", "strokes16"), ("random", "random1"), ("rounds", "one_by_one"), ("priced", "priced"),
+                          ("patches", "ground_patches"), ("lseg", "ground_lseg")):
+        options = recipe(variant)
+        options |= dict(names=1, strokes=4, rounds=min(2, options["rounds"]), recipe=options["recipe"] | short)
+        strokes, opacity, losses, facts = draw(options)
+        found[f"sketches.{name}_loss"] = losses[-1].sum()
+        found[f"sketches.{name}_place"] = strokes.mean() / 64
+        if "mask_iou" in facts:
+            found[f"sketches.{name}_iou"] = facts["mask_iou"][0]
+        if options["recipe"]["price"]:
+            found[f"sketches.{name}_opacity"] = opacity.mean()
+    return found
 
 
 if __name__ == "__main__":

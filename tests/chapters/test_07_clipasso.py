@@ -1,5 +1,6 @@
 """Chapter 7's own code, from the notebook: equal to the release, views alike, strokes that learn, clear refusals."""
 
+import importlib.util
 import math
 from dataclasses import replace
 
@@ -29,6 +30,15 @@ def teacher():
 @pytest.fixture(scope="module")
 def vit():
     return load_clip("tiny").requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def record():
+    """The program recordings/07_clipasso/record.py."""
+    spec = importlib.util.spec_from_file_location("record_07", ROOT / "recordings" / "07_clipasso" / "record.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -124,6 +134,32 @@ def test_starting_points_lie_on_edges_and_are_different(chapter, vit):
         chapter.start_strokes(torch.tensor([[0.5, 0.0, 0.5]]), 3, 0)
 
 
+def test_strokes_begin_by_a_known_word_only(chapter, vit):
+    picture = chapter.portraits(["dog"], 64)[0]
+    anywhere = chapter.starts(vit, picture, 16, 3, "random")
+    assert anywhere.shape == (1, 16, 4, 2) and not torch.equal(anywhere, chapter.starts(vit, picture, 16, 3))
+    with pytest.raises(ValueError, match="not by 'class'"):
+        chapter.starts(vit, picture, 16, 3, "class")
+
+
+def test_otsu_is_the_best_cut_of_the_histogram(chapter):
+    """The threshold of XDoG parts the tones with the largest variance between both classes, as counted here."""
+    tone = torch.rand(40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.double) ** 3
+    cuts = tone.min() + (tone.max() - tone.min()) * (torch.arange(256).double() + 0.5) / 256
+    below = [tone[tone <= cut] for cut in cuts[:-1]]
+    between = [len(b) * (tone.numel() - len(b)) * (b.mean() - (tone.sum() - b.sum()) / (tone.numel() - len(b))) ** 2
+               for b in below]
+    best = cuts[torch.stack(between).argmax()]
+    assert abs(chapter.threshold_otsu(tone.numpy()) - best) < 2 / 256
+
+
+def test_a_fine_picture_need_not_be_square(chapter):
+    points = chapter.starts_anywhere(2, 5, 40)
+    square = chapter.render_fine(points, 1.5, 40)
+    wide = chapter.render_fine(points, 1.5, (30, 40))
+    assert wide.shape == (2, 3, 30, 40) and torch.allclose(wide, square[:, :, :30], atol=1e-5)
+
+
 # ---------------------------------------------------------------- views, losses
 
 
@@ -182,10 +218,11 @@ def test_finished_strokes_stay_and_prices_fade(chapter, teacher, small):
     assert dear.max() < 0.2 and dear.max() < free.max()
 
 
-def test_one_by_one_keeps_the_first_rounds(chapter, teacher, vit, small):
+def test_one_by_one_keeps_the_first_rounds(chapter, record, teacher, vit, small, monkeypatch):
+    monkeypatch.setattr(record, "models", lambda name: (teacher, vit))
     image = chapter.portraits(["dog"], 64)[0]
-    strokes_, ink, losses = chapter.one_by_one(teacher, vit, image, 6, 3, small)
-    first, _, _ = chapter.one_by_one(teacher, vit, image, 2, 1, replace(small, steps=4))
+    strokes_, ink, losses = record.one_by_one(image, 6, 3, small, 0)
+    first, _, _ = record.one_by_one(image, 2, 1, replace(small, steps=4), 0)
     assert strokes_.shape == (1, 6, 4, 2) and ink.shape == (1, 6) and losses.shape == (12, 1)
     assert torch.allclose(strokes_[:, :2], first, atol=1e-3)
 
@@ -220,14 +257,14 @@ def test_names_are_fixed(chapter):
     assert set(names[:14]) <= set(toyworld.names("base")) and set(names[14:]) <= set(toyworld.names("novel"))
 
 
-def test_masks_and_cutting_out(chapter, vit):
+def test_masks_and_cutting_out(chapter, record, vit):
     images, masks = chapter.settings(["dog", "car"], 96)
     assert images.shape == (2, 3, 96, 96) and masks.shape == (2, 96, 96) and masks.flatten(1).any(1).all()
-    cut = chapter.cut_out(images, masks)
+    cut = record.cut_out(images, masks)
     assert (cut.permute(0, 2, 3, 1)[~masks] == 1).all() and torch.equal(cut.mT[masks.mT[:, None].expand_as(cut)],
                                                                       images.mT[masks.mT[:, None].expand_as(cut)])
-    assert torch.equal(chapter.cut_out(images, torch.zeros_like(masks)), images)
-    assert chapter.mask_by_patches(vit, images, ["dog", "car"]).shape == masks.shape
+    assert torch.equal(record.cut_out(images, torch.zeros_like(masks)), images)
+    assert record.mask_by_patches(vit, images, ["dog", "car"]).shape == masks.shape
     portrait, shape = chapter.portraits(["dog"], 96)
     assert (portrait.permute(0, 2, 3, 1)[~shape] > 0.4).all() and 0.1 < shape.float().mean() < 0.8
 
@@ -252,8 +289,11 @@ def test_record_and_sketches_agree(chapter):
     runs = records.load("07_clipasso")
     stored, recipe, card = load_weights("07_clipasso/sketches", "sketches")
     assert chapter.Recipe(**recipe).canvas == recipe["canvas"] and card["names"] == chapter.sheet_names()
+    assert card["program"] == "recordings/07_clipasso/record.py"
     for row in runs.rows:
         name, options, loss = row["variant"], row["recipe"], row["values"]["loss"]
-        count = 2 if options.get("pictures") == "figure" else options.get("names", 20)
-        assert stored[name].shape == (count, options.get("strokes", 16), 4, 2) and len(loss) == count
+        assert stored[name].shape == (options["names"], options["strokes"], 4, 2) and len(loss) == options["names"]
         assert torch.isfinite(stored[name]).all() and row["minutes"] > 0
+        assert (f"{name}.opacity" in stored) == (options["recipe"]["price"] > 0)
+    names = {row["variant"] for row in runs.rows}
+    assert {name.removesuffix(".opacity") for name in stored} == names
