@@ -67,8 +67,8 @@ def bar(claim: dict) -> str:
 
 def spread(claim: dict) -> str:
     """The values under seeds, or the 95 % interval."""
-    if claim["seeds"]:
-        values = claim["seeds"]["values"]
+    values = [value for value in (claim["seeds"] or {}).get("values", []) if value is not None]
+    if values:
         return f"{number(min(values))} to {number(max(values))} ({len(values)} seeds)"
     return " to ".join(number(v) for v in claim["interval"]) + " (95 %)" if claim.get("interval") else ""
 

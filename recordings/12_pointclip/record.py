@@ -254,8 +254,8 @@ def probe() -> dict:
         scores = F.normalize(view_emb[:, 4:], dim=-1) @ texts().T
         found |= {f"zero.{variant}_right": right(logits, labels).float().mean(), f"zero.{variant}_logits": logits.std(),
                   f"weights.{variant}": chapter.search_weights(scores, labels).std()}
-    forms_ = chapter.forms(clouds(TEST, 1, 0))
-    found |= {f"forms.{name}": pictures.float().mean() for name, pictures in forms_.items()}
+    drawn, _ = chapter.forms(16, TEST + 100)
+    found |= {f"forms.{name}": pictures.float().mean() for name, (pictures, _) in drawn.items()}
     return found
 
 
