@@ -10,7 +10,7 @@ from hygiene import Page, solution_names
 from notebooks import TEMPLATE, chapters, code_cells, defined, facts, read
 from student import student_copy
 
-LONG_CELLS = {"07_clipasso", "12_pointclip", "13_depthclip"}  # still with answers in their self-checks
+LONG_CELLS = {"12_pointclip", "13_depthclip"}  # still with answers in their self-checks
 NOTEBOOKS = [TEMPLATE, *(path for path in chapters() if path.stem not in LONG_CELLS)]
 
 
