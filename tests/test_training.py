@@ -19,12 +19,13 @@ from safetensors import safe_open
 
 from clipnotes import clip, files, toyworld
 from clipnotes.weights import load_weights, save_weights
+from fake_gpu import fake_gpu
 from notebooks import ROOT
 from recordings.tiny import train
 
 SMALL = ["--layers", "1", "--batch", "16", "--names", "8", "--pool-size", "256", "--sizes", "32:0.5,64:0.75,72:1"]
 PROCESSES = multiprocessing.get_context("forkserver")  # one process imports torch, its children begin at once
-PROCESSES.set_forkserver_preload(["recordings.tiny.train"])
+PROCESSES.set_forkserver_preload(["recordings.tiny.train", "clipnotes.check.claims", "nbclient", "pytest"])
 THREADS = torch.get_num_threads()
 
 
@@ -195,6 +196,19 @@ def test_the_pool_is_rendered_again_as_it_was():
 def test_only_what_is_left_of_a_pool_is_rendered():
     parts = [(1, 0, 4), (2, 4, 4), (3, 0, 3), (4, 3, 3), (5, 0, 3)]
     assert train.visible(parts, 8) == [(2, 4, 4), (4, 3, 3), (5, 0, 3)]
+
+
+def test_it_trains_and_resumes_on_a_gpu(tmp_path):
+    args = train.parse(["--out", str(tmp_path / "x.safetensors"), "--images", "96", *SMALL])
+    with fake_gpu() as gpu:
+        first = train.Training(args, device=str(gpu))
+        first.step()
+        first.save()
+        again = train.Training(args, device=str(gpu))
+        for training in (first, again):
+            training.step()
+        assert all(p.device.type == "gpu" for p in again.parameters)
+        assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(first.parameters, again.parameters, strict=True))
 
 
 # ---------------------------------------------------------------- two ranks

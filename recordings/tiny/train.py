@@ -4,10 +4,10 @@
     torchrun --standalone --nproc-per-node 2 recordings/tiny/train.py --out build/tiny.safetensors --images 4000000
 
 Needs torch, numpy, pillow and safetensors. Stop it at any time, or kill it: the same command goes on from the state,
-`build/tiny.state`, which is written every minute, and ends with the same weights, bit for bit, as a run that was not
-stopped. The learning rate is constant, then falls to zero over the last part (--decay): a run that is resumed with
-fewer --images anneals at once. Pictures start small and grow (--sizes): cost follows tokens (Li et al. 2023, CLIPA).
-Rendered pictures wait in a pool and are seen --reuse times on average.
+`build/tiny.state`, which is written every minute, and ends with the same weights as a run that was not stopped; on a
+CPU, bit for bit. The learning rate is constant, then falls to zero over the last part (--decay): a run that is resumed
+with fewer --images anneals at once. Pictures start small and grow (--sizes): cost follows tokens (Li et al. 2023,
+CLIPA). Rendered pictures wait in a pool and are seen --reuse times on average.
 """
 
 import argparse
