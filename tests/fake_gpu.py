@@ -3,7 +3,8 @@
 Inside `with fake_gpu():` .to("gpu") and device="gpu" work, backward and autocast too, and every value is computed
 on the CPU. What a real GPU refuses is refused: an operation on tensors of two devices (numbers without dimensions
 excepted), an index of the GPU into a tensor of the CPU, .numpy() without .cpu(), a generator of the CPU for a tensor
-of the GPU. Speed and rounding are the CPU's.
+of the GPU. Speed and rounding are the CPU's. It has to be imported before the first backward of a process, when torch
+counts its devices.
 """
 
 import contextlib
@@ -22,14 +23,34 @@ INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, a
 FUSED = (torch.lstm, torch.gru)  # each device has a kernel of its own for these
 
 
-class Backend(backend_registration._DummyBackendModule):
+class Backend:
     """What torch asks of a device's module, torch.gpu."""
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def is_available(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def manual_seed_all(self, seed: int) -> None:
+        """Random numbers are the CPU's, which is seeded by itself."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
 
-backend_registration._setup_privateuseone_for_python_backend("gpu", Backend())
+AVAILABLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")  # older ones cannot pretend
+if AVAILABLE:
+    backend_registration._setup_privateuseone_for_python_backend("gpu", Backend())
 autocast = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")  # kept alive
 autocast.fallback(torch.library.fallthrough_kernel)  # allowed, and changes no dtype
 
