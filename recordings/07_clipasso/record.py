@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -28,8 +29,9 @@ from recordings.runner import Recorder
 recorder = Recorder("07_clipasso")
 
 TEN = dict(names=10)
-# What differs from SHARED: strokes, seed, where they begin, pictures, names (the first so many), the recipe's fields.
-SHARED = dict(strokes=16, seed=0, where="saliency", pictures="sheet", names=20, rounds=1, teacher="tiny-rn", scenes=87_000_000)
+SHARED = dict(strokes=16, seed=0, where="saliency", pictures="sheet", names=20, rounds=1, teacher="tiny-rn",
+              scenes=87_000_000)
+# What differs from SHARED; "names" are the first so many, "recipe" changes fields of the chapter's Recipe.
 VARIANTS = {
     "figure": dict(strokes=32, pictures="figure", names=2, recipe=dict(canvas=224, view=128, steps=150)),
     **{f"strokes{n}": dict(strokes=n) for n in (16, 8, 4, 32)},
@@ -108,7 +110,8 @@ def pictures_of(kind: str, names: list[str], canvas: int, vit: CLIP) -> tuple[Te
 # ---------------------------------------------------------------- drawing
 
 
-def one_by_one(images: Tensor, count: int, rounds: int, fields, seed: int, teacher: str = "tiny-rn") -> tuple[Tensor, ...]:
+def one_by_one(images: Tensor, count: int, rounds: int, fields: Any, seed: int,
+               teacher: str = "tiny-rn") -> tuple[Tensor, ...]:
     """Draw `count` strokes in rounds, each placed by what is still missing; results as those of `optimise`."""
     chapter, (rn, vit) = recorder.chapter, models(teacher)
     views = chapter.attention_maps(vit, F.interpolate(images, (96, 96), mode="area"))
@@ -153,12 +156,15 @@ def sketches(variant: str, seed: int) -> dict:
     return facts | dict(loss=[round(v, 4) for v in losses[-10:].mean(0).tolist()])
 
 
+PROBED = {"plain": "strokes16", "random": "random1", "rounds": "one_by_one", "priced": "priced",
+          "patches": "ground_patches", "lseg": "ground_lseg"}
+
+
 @recorder.probe
 def probe() -> dict:
-    """Four steps of three drawings: at once, in rounds with a price, and cut out of a ground by the patches and LSeg."""
+    """Four steps each: at once, from anywhere, in rounds, with a price, and cut out by the patches and by LSeg."""
     found, short = {}, dict(steps=4, canvas=64, view=64)
-    for name, variant in (("plain", "strokes16"), ("random", "random1"), ("rounds", "one_by_one"), ("priced", "priced"),
-                          ("patches", "ground_patches"), ("lseg", "ground_lseg")):
+    for name, variant in PROBED.items():
         options = recipe(variant)
         options |= dict(names=1, strokes=4, rounds=min(2, options["rounds"]), recipe=options["recipe"] | short)
         strokes, opacity, losses, facts = draw(options)

@@ -21,7 +21,8 @@ def halving(points: Tensor, which: int) -> Tensor:
 
 def curves() -> list[tuple[Tensor]]:
     g = torch.Generator().manual_seed(0)
-    return [(torch.tensor([[5.0, 60.0], [20.0, 0.0], [45.0, 75.0], [60.0, 5.0]]),), (50 * torch.rand(4, 2, generator=g),)]
+    curve = torch.tensor([[5.0, 60.0], [20.0, 0.0], [45.0, 75.0], [60.0, 5.0]])
+    return [(curve,), (50 * torch.rand(4, 2, generator=g),)]
 
 
 def attentions() -> list[tuple[Tensor]]:
@@ -35,7 +36,7 @@ def square(row: Tensor) -> Tensor:
 
 
 def pushed(images: Tensor, g: torch.Generator) -> Tensor:
-    """Views that need nothing of the chapter: each picture as it is, then pushed about twice. B×3×H×W -> B·3×3×H×W."""
+    """Views that need nothing of the chapter, B×3×H×W -> B·3×3×H×W: each as it is, then pushed about twice."""
     views = [images]
     for i in range(2):
         step = 3 * i + int(torch.randint(1, 4, (1,), generator=g))
@@ -92,7 +93,8 @@ def quadratics() -> list[tuple[Tensor]]:
     return [(torch.tensor([[[5.0, 50.0], [30.0, -20.0], [60.0, 40.0]]]),), (50 * torch.rand(3, 2, generator=g),)]
 
 
-def losses(sketch: dict, target: dict, weights: dict[str, float], norm: str = "L2", slip: str = "") -> dict[str, Tensor]:
+def losses(sketch: dict, target: dict, weights: dict[str, float], norm: str = "L2",
+           slip: str = "") -> dict[str, Tensor]:
     parts = {}
     for layer, weight in weights.items():
         gap = sketch[layer] - target[layer]
@@ -111,11 +113,12 @@ def slipped(slip: str):
 EXERCISES = {
     "first_half": Exercise(
         reference=lambda points: halving(points, 0),
-        twins=[(lambda points: points[:1].lerp(points, 0.5), "that is the whole curve, made smaller. Interpolate "
-                "neighbours, round after round."),
-               (lambda points: bezier(points, torch.linspace(0, 0.5, 4)), "these points lie on the curve; control points "
-                "mostly do not."),
-               (lambda points: halving(points, -1).flip(0), "that is the second half: keep the first point of each round.")],
+        twins=[(lambda points: points[:1].lerp(points, 0.5),
+                "that is the whole curve, made smaller. Interpolate neighbours, round after round."),
+               (lambda points: bezier(points, torch.linspace(0, 0.5, 4)),
+                "these points lie on the curve; control points mostly do not."),
+               (lambda points: halving(points, -1).flip(0),
+                "that is the second half: keep the first point of each round.")],
         hint="keep the first point of each round of interpolation.",
         cases=curves,
         tolerance=1e-4,
@@ -123,10 +126,10 @@ EXERCISES = {
     "last_layer": Exercise(
         reference=lambda attention: square(attention[-1].mean(0)[0, 1:]),
         twins=[(lambda attention: square(attention.mean((0, 1))[0, 1:]), "that is the mean over all layers still."),
-               (lambda attention: square(attention[-1].mean(0)[1:, 0]), "rows look, columns are looked at: you took how much "
-                "the patches look at the class token."),
-               (lambda attention: square(attention[-1].mean(0)[1:, 1:].mean(0)), "that is the view of the mean query, not of "
-                "the class token.")],
+               (lambda attention: square(attention[-1].mean(0)[1:, 0]),
+                "rows look, columns are looked at: you took how much the patches look at the class token."),
+               (lambda attention: square(attention[-1].mean(0)[1:, 1:].mean(0)),
+                "that is the view of the mean query, not of the class token.")],
         hint="attention[-1] is the last layer; mean over heads; row 0; without column 0.",
         cases=attentions,
     ),
@@ -141,9 +144,11 @@ EXERCISES = {
     ),
     "elevate": Exercise(
         reference=raised,
-        twins=[(lambda points: points[..., [0, 1, 1, 2], :], "a doubled point gives another curve: it bends too far."),
+        twins=[(lambda points: points[..., [0, 1, 1, 2], :],
+                "a doubled point gives another curve: it bends too far."),
                (lambda points: raised(points).flip(-2), "right points, but the curve runs backwards."),
-               (lambda points: raised(points, 1 / 3), "one third is too near to the end: this curve bends too little.")],
+               (lambda points: raised(points, 1 / 3),
+                "one third is too near to the end: this curve bends too little.")],
         hint="two thirds of the way from the end towards the middle point.",
         cases=quadratics,
         tolerance=1e-4,
@@ -154,7 +159,8 @@ EXERCISES = {
                (slipped("fc"), "the pooled vector is compared by one minus the cosine."),
                (slipped("norm"), "L1 is the absolute difference."),
                (slipped("weight"), "each part is multiplied by its weight.")],
-        hint="mean squared (L2) or absolute (L1) difference of the maps; for fc one minus the cosine; times the weight.",
+        hint="mean squared (L2) or absolute (L1) difference of the maps; for fc one minus the cosine; times the "
+             "weight.",
         component="clipasso.losses",
         anew=["feature_losses"],
     ),
