@@ -20,10 +20,7 @@ CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_live_claims_were_run_under_seeds_and_hold(path):
-    complaints = claims.complaints(path)
-    if path.stem == "02_lseg" and len(complaints) == 1 and complaints[0].startswith("02.live_base is 0.5359"):
-        pytest.xfail("seed 0 was recorded on another machine: python tools/claims.py chapters/02_lseg.ipynb")
-    assert complaints == []
+    assert claims.complaints(path) == []
 
 
 @pytest.mark.parametrize("name", ["results.md", "parity.md", "notes_map.md"])
