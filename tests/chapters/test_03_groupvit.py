@@ -1,18 +1,28 @@
 """Chapter 3's own code, from the notebook: equal to the release and to transformers, one-hot, learning, strict."""
 
+import importlib.util
 import inspect
-import json
 from random import Random
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from clipnotes import check, grammar, toyworld  # before transformers: `import clipnotes` repairs torchvision
+from clipnotes import check, grammar, records, toyworld  # before transformers: `import clipnotes` repairs torchvision
 from notebooks import ROOT
 
 NOTEBOOK = ROOT / "chapters" / "03_groupvit.ipynb"
-DATA = ROOT / "clipnotes" / "data"
+NO_GROUPS = dict(depths=(1, 1, 0), group_tokens=(0, 0, 0), output_groups=(0, 0))
+
+
+@pytest.fixture(scope="module")
+def recording():
+    """The program that recorded this chapter's runs, as a module."""
+    path = ROOT / "recordings" / "03_groupvit" / "record.py"
+    spec = importlib.util.spec_from_file_location("record_03_groupvit", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +148,7 @@ def test_noise_in_training_only(chapter):
 
 
 @pytest.mark.parametrize("shape", [
-    dict(), dict(hard=True), dict(depths=(2, 0), group_tokens=(6, 0), output_groups=(6,)), dict(plain=True),
+    dict(), dict(hard=True), dict(depths=(2, 0), group_tokens=(6, 0), output_groups=(6,)), NO_GROUPS,
 ])
 def test_every_weight_gets_a_gradient(chapter, clip, scenes, shape):
     torch.manual_seed(0)
@@ -194,10 +204,8 @@ def test_the_loop_takes_pictures_and_captions_only(chapter, clip, model, scenes)
     assert all(torch.equal(a, b) for a, b in zip(before, clip.parameters(), strict=True)) and not model.training
 
 
-def test_the_program_renders_no_masks():
-    import ch03_groupvit
-
-    source = inspect.getsource(ch03_groupvit.pictures_and_captions)
+def test_the_program_renders_no_masks(recording):
+    source = inspect.getsource(recording.pictures_and_captions)
     assert "masks=False" in source and not any(word in source for word in ('["boxes"]', "object_map", "label_map"))
 
 
@@ -214,21 +222,41 @@ def test_maps_add_up_and_chain(chapter):
 def test_segment_names_are_equivariant(chapter, clip, model, scenes):
     names = ["dog", "cat", "apple", "car"]
     text_emb = chapter.name_embeddings(model, clip, names)
-    label, sure = chapter.segment(model, scenes["images"], text_emb)
+    label, cosine = chapter.segment(model, scenes["images"], text_emb)
     other, again = chapter.segment(model, scenes["images"], text_emb.flip(0))
-    assert label.shape == sure.shape == (6, 96, 96) and torch.equal(label, 3 - other) and torch.equal(sure, again)
+    assert label.shape == cosine.shape == (6, 96, 96)
+    assert torch.equal(label, 3 - other) and torch.equal(cosine, again)
     allowed = torch.tensor([[False, True, False, True]]).expand(6, 4)
     assert set(chapter.segment(model, scenes["images"], text_emb, allowed=allowed)[0].unique().tolist()) <= {1, 3}
     assert (chapter.segment(model, scenes["images"], text_emb, threshold=1.1)[0] == -1).all()
 
 
-def test_a_plain_vit_is_clustered_or_read_patch_by_patch(chapter, clip, scenes):
+def test_many_pictures_are_segmented_as_one_by_one(chapter, clip, model):
+    """More than fit into one batch, each with its own candidates."""
+    batch = toyworld.scenes(53, 5, names=["dog", "cat", "apple", "car"])
+    names = ["dog", "cat", "car"]
+    text_emb, allowed = chapter.name_embeddings(model, clip, names), chapter.present(batch, toyworld.name_indices(names))
+    label, cosine = chapter.segment(model, batch["images"], text_emb, allowed=allowed)
+    for i in (0, 49, 50, 52):
+        alone, again = chapter.segment(model, batch["images"][i : i + 1], text_emb, allowed=allowed[i : i + 1])
+        assert torch.allclose(cosine[i], again[0], atol=1e-5) and (label[i] == alone[0]).float().mean() > 0.99
+        assert not allowed[i].any() or allowed[i][label[i].unique()].all()
+
+
+def test_without_group_tokens_it_is_a_plain_vit(chapter, clip, recording, scenes):
+    """The rival is read patch by patch, or its patches are clustered."""
     torch.manual_seed(0)
-    plain = chapter.GroupViTCLIP(chapter.tiny_encoder(clip, plain=True)).eval()
-    owner, emb = chapter.segments(plain, scenes["images"], clusters=4)
+    plain = chapter.GroupViTCLIP(chapter.tiny_encoder(clip, **NO_GROUPS)).eval()
+    tokens, maps = plain.tokens(scenes["images"])
+    assert tokens.shape == (6, 144, 128) and maps == [] and recording.is_plain(plain)
+    owner, emb = recording.clusters(plain, scenes["images"], 4)
     assert owner.max() < 4 and emb.shape == (6, 4, 128)
-    label, _ = chapter.segment_patches(plain, scenes["images"], chapter.name_embeddings(plain, clip, ["dog", "cat"]))
-    assert label.shape == (6, 96, 96)
+    text_emb = chapter.name_embeddings(plain, clip, ["dog", "cat"])
+    label, cosine = recording.predict_patches(plain, scenes["images"], text_emb)
+    assert label.shape == (6, 96, 96) and cosine.max() <= 1
+    allowed = torch.tensor([[False, True]]).expand(6, 2)
+    for predict in (recording.predict_patches, recording.predict_clusters):
+        assert (predict(plain, scenes["images"], text_emb, allowed=allowed)[0] == 1).all()
 
 
 def test_bad_input_is_refused(chapter, clip, model, scenes):
@@ -251,20 +279,34 @@ def test_bad_input_is_refused(chapter, clip, model, scenes):
 # ---------------------------------------------------------------- measures
 
 
-def test_measures_on_known_answers(chapter, scenes):
+def test_measures_on_known_answers(chapter, recording, scenes):
     truth = chapter.object_truth(scenes)
     ids = toyworld.name_indices(toyworld.names("base"))
     place = {int(i): k for k, i in enumerate(ids)}
     label = truth.clone().apply_(lambda i: place.get(i, 0))
-    sure = (truth < 304).float()
-    assert chapter.object_miou(label, sure, truth, ids, 0.5) == 1.0
-    assert chapter.object_miou(label, sure, truth, ids, 2.0) == 0.0
-    assert chapter.object_miou(label, sure, truth, ids, chapter.fit_threshold(label, sure, truth, ids)) == 1.0
+    cosine = (truth < 304).float()
+    assert chapter.object_miou(label, cosine, truth, ids, 0.5) == 1.0
+    assert chapter.object_miou(label, cosine, truth, ids, 2.0) == 0.0
+    best = recording.fit_threshold(lambda t: chapter.object_miou(label, cosine, truth, ids, t))
+    assert chapter.object_miou(label, cosine, truth, ids, best) == 1.0
     assert torch.equal(chapter.oracle_names(scenes["object_map"] + 1, truth, 305), truth)
+    assert chapter.oracle_miou(scenes["object_map"] + 1, truth) == 1.0
+    assert chapter.oracle_miou(torch.zeros_like(truth), truth) < 0.5
     patches = chapter.patch_truth(scenes)
     _, owner = patches.unique(return_inverse=True)
     assert chapter.purity(owner, patches) == 1.0 and chapter.best_iou(owner, scenes) == 1.0
     assert chapter.purity(torch.zeros(1, 4, dtype=torch.long), torch.tensor([[1, 1, 1, 2]])) == 0.75
+
+
+def test_sweep_and_separation(chapter, scenes):
+    """A cosine that knows objects from ground separates them always; one that knows nothing, half of the time."""
+    truth = chapter.object_truth(scenes)
+    label, ids = truth.where(truth < 304, truth.min()), torch.arange(304)
+    knows, g = (truth < 304).float(), torch.Generator().manual_seed(0)
+    curve = chapter.sweep(label, knows, truth, ids)
+    assert len(curve) == len(chapter.GRID) and max(curve) == 1.0 and curve[0] < 1.0
+    assert chapter.separation(knows, truth, g) == 1.0
+    assert abs(chapter.separation(torch.rand(truth.shape, generator=g), truth, g) - 0.5) < 0.02
 
 
 def test_kmeans_finds_clusters(chapter):
@@ -287,11 +329,10 @@ def test_blob_and_growth(chapter):
 
 
 def test_shipped_models_load_and_the_record_names_its_seeds(chapter, clip):
-    record = json.loads((DATA / "ch03_groupvit.json").read_text())
-    runs = {(r["variant"], r["seed"]) for r in record["runs"]}
-    assert len(runs) == len(record["runs"]) and {("main", s) for s in range(3)} <= runs
-    assert all(r["minutes"] > 0 and r["code"] for r in record["runs"])
-    for name in ("ch03_groupvit", "ch03_two_stages"):
+    runs = records.load("03_groupvit")
+    assert runs.seeds("large", "groups") == [0, 1, 2] and runs.seeds("small", "ours") == [0, 1, 2]
+    assert all(row["minutes"] > 0 for row in runs.rows)
+    for name in ("groupvit", "two_stages"):
         model, card = chapter.load_groupvit(name, clip)
         assert card["seed"] == 0 and set(card["names"]) <= set(toyworld.names("base"))
         with torch.no_grad():
@@ -299,8 +340,17 @@ def test_shipped_models_load_and_the_record_names_its_seeds(chapter, clip):
 
 
 def test_figure_is_that_of_the_shipped_model(chapter, clip):
-    drawn = json.loads((DATA / "ch03_figure.json").read_text())["postcard"]
-    model, _ = chapter.load_groupvit("ch03_groupvit", clip)
+    drawn = records.load("03_groupvit")["figure"]["postcard"]
+    model, _ = chapter.load_groupvit("groupvit", clip)
     with torch.no_grad():
         maps = chapter.group_maps(model.tokens(toyworld.postcard()["images"])[1], (12, 12), (12, 12))[0]
-    assert (maps - torch.tensor(drawn["maps"])).abs().max() < 2e-3, "run python tools/ch03_figure.py"
+    assert (maps - torch.tensor(drawn["maps"])).abs().max() < 2e-3, "run recordings/03_groupvit/record.py figure"
+
+
+def test_a_run_depends_on_its_seed_alone(recording):
+    """Also on the first call, which loads CLIP: its layers draw random numbers, too."""
+    few = dict(scenes=8, images=4, batch=4, prompts=1, precision="float32")
+    recording.tiny_clip.cache_clear()
+    first, _ = recording.train(recording.small_recipe("ours") | few, 1)
+    again, _ = recording.train(recording.small_recipe("ours") | few, 1)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
