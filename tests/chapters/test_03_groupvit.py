@@ -235,7 +235,8 @@ def test_many_pictures_are_segmented_as_one_by_one(chapter, clip, model):
     """More than fit into one batch, each with its own candidates."""
     batch = toyworld.scenes(53, 5, names=["dog", "cat", "apple", "car"])
     names = ["dog", "cat", "car"]
-    text_emb, allowed = chapter.name_embeddings(model, clip, names), chapter.present(batch, toyworld.name_indices(names))
+    text_emb = chapter.name_embeddings(model, clip, names)
+    allowed = chapter.present(batch, toyworld.name_indices(names))
     label, cosine = chapter.segment(model, batch["images"], text_emb, allowed=allowed)
     for i in (0, 49, 50, 52):
         alone, again = chapter.segment(model, batch["images"][i : i + 1], text_emb, allowed=allowed[i : i + 1])
