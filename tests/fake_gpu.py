@@ -44,6 +44,12 @@ class Backend:
     def manual_seed_all(self, seed: int) -> None:
         """Random numbers are the CPU's, which is seeded by itself."""
 
+    def get_rng_state(self, device: int) -> Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: Tensor, device: int) -> None:
+        """As above: torch.random.fork_rng, in any later test of this process, restores the CPU's by itself."""
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
