@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
-# The kernels that nbval starts are those of tools/execute.py: one thread, the same hashes.
-os.environ.update({"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "PYTHONHASHSEED": "0"})
+# The kernels that nbval starts are those of tools/execute.py: one thread, the same hashes, no progress bars.
+os.environ.update({"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "PYTHONHASHSEED": "0", "CI": "1"})
 
 
 @pytest.hookimpl(wrapper=True)
