@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch  # noqa: E402  after GOMP_SPINCOUNT is set
 
+from bench import commit  # noqa: E402
 from clipnotes import records  # noqa: E402
 from clipnotes.check.claims import rounded  # noqa: E402
 from clipnotes.files import lock  # noqa: E402
@@ -177,7 +177,7 @@ class Recorder:
         started = time.process_time()
         values = self.studies[run["study"]].measure(run["variant"], run["seed"])
         minutes = rounded((time.process_time() - started) / 60, 2)
-        run = run | dict(minutes=minutes, commit=_commit(), machine=_machine(), values=_plain(values))
+        run = run | dict(minutes=minutes, commit=commit(), machine=_machine(), values=_plain(values))
         self._put(run)
         return run
 
@@ -244,14 +244,6 @@ class Recorder:
             self.record_extra(name)
         if whole and (again or not self.content().get("probe")):
             self.store_probe()
-
-
-def _commit() -> str:
-    """The commit that is checked out, with a plus where files differ from it."""
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
 
 
 def _machine() -> str:

@@ -1,9 +1,8 @@
 """The chapters' recordings are of the code as it is: nothing is missing, and each probe repeats its numbers."""
 
-import importlib.util
-
 import pytest
 
+from bench import load
 from notebooks import ROOT
 
 PROGRAMS = sorted((ROOT / "recordings").glob("[0-9][0-9]_*/record.py"))
@@ -11,10 +10,7 @@ PROGRAMS = sorted((ROOT / "recordings").glob("[0-9][0-9]_*/record.py"))
 
 @pytest.fixture(scope="module", params=PROGRAMS, ids=lambda path: path.parent.name)
 def recorder(request):
-    spec = importlib.util.spec_from_file_location(f"record_{request.param.parent.name}", request.param)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.recorder
+    return load(request.param).recorder
 
 
 def test_nothing_is_missing(recorder):

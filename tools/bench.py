@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -145,6 +146,14 @@ def machine() -> str:
             f"Python {platform.python_version()}")
 
 
+def commit() -> str:
+    """The commit that is checked out, with a plus where files differ from it."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+
+
 def row(name: str, result: Result) -> str:
     """A result as a line of the page's tables."""
     good = "" if line(name, result)[1] else " **missed**"
@@ -177,8 +186,7 @@ def page(content: dict[str, Any]) -> str:
 
 def entry(about: str, results: Results) -> dict[str, Any]:
     """What is stored of one benchmark."""
-    short = {name: {key: rounded(value) for key, value in result.items()} for name, result in results.items()}
-    return {"about": about, "machine": machine(), "date": time.strftime("%Y-%m-%d"), "results": short}
+    return {"about": about, "machine": machine(), "date": time.strftime("%Y-%m-%d"), "results": rounded(results)}
 
 
 def store(found: dict[str, dict[str, Results]]) -> None:

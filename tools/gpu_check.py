@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,13 +32,14 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from bench import load, machine, median
+from bench import commit, load, machine, median
 from claims import scale
 from clipnotes import records
 from clipnotes.check.claims import rounded
 from clipnotes.files import atomic_write
 from compare import differences
 from notebooks import ROOT, chapters, client, code_cells, environment, read, register_of, shown
+from pages import table
 
 FOLDER, RECORD, PAGE = ROOT / "recordings" / "gpu", ROOT / "recordings" / "gpu.json", ROOT / "book" / "gpu.md"
 EXACT = 1e-3  # what two devices, or two programs on one, may differ in fp32, relative to the size of the values
@@ -305,13 +306,6 @@ def run_chapter(path: Path, device: str | None, deadline: float) -> Item:
 # ---------------------------------------------------------------- one after the other, written as it goes
 
 
-def commit() -> str:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-
-
 def about(device: str) -> Item:
     """What runs: the machine, the GPU, its driver, the commit."""
     found = {"device": device, "machine": machine(), "date": time.strftime("%Y-%m-%d"), "commit": commit()}
@@ -322,15 +316,6 @@ def about(device: str) -> Item:
         found |= {"gpu": facts.name, "mib": facts.total_memory // 2**20, "capability": f"{facts.major}.{facts.minor}",
                   "cuda": torch.version.cuda, "driver": driver[0] if driver else "unknown"}
     return found
-
-
-def tidy(value: Any) -> Any:
-    """Figures with three digits, wherever they stand."""
-    if isinstance(value, dict):
-        return {key: tidy(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [tidy(v) for v in value]
-    return rounded(value, 3) if isinstance(value, float) else value
 
 
 class Report:
@@ -357,7 +342,7 @@ class Report:
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 item |= {"ok": False, "error": f"{type(error).__name__}: {error}"[:300],
                          "place": f"{Path(place.filename).name}:{place.lineno}"}
-        self.content["items"].append(tidy(item))
+        self.content["items"].append(rounded(item, 3))
         records.write(self.path, self.content)
         print(line(self.content["items"][-1]), flush=True)
 
@@ -396,12 +381,6 @@ def chapter_item(path: Path, device: str | None, deadline: float) -> Item | None
 
 
 # ---------------------------------------------------------------- the page
-
-
-def table(head: str, rows: Iterable[Sequence[Any]]) -> str:
-    names = head.split(", ")
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in lines)
 
 
 def sure(item: Item) -> str:
@@ -470,7 +449,7 @@ def page(content: Item | None) -> str:
     parts += ["## The library, against the CPU",
               f"The same seeds on both devices. The worst relative difference, and what is allowed (fp32: {EXACT:g}; "
               "convolutions without TF32).",
-              table("what, difference, allowed, CPU s, GPU s, ",
+              table(["what", "difference", "allowed", "CPU s", "GPU s", ""],
                     ([item["what"], f"{item['difference']:.2g}", f"{item['bound']:g}", f"{item['cpu_s']:.2g}",
                       f"{item['device_s']:.2g}", sure(item)] for item in library)),
               "## The models, at their official sizes",
@@ -479,20 +458,21 @@ def page(content: Item | None) -> str:
               + "; ".join(f"{kind}: {most:g} and {least:g}" for kind, (most, least) in BOUNDS.items())
               + ". Milliseconds and peak MiB, the public class's in brackets; at most "
               f"{T4_MIB:,} MiB, so that a T4 takes it.",
-              table("model, precision, difference, cosine, ms, MiB, ", (row for m in models for row in model_rows(m))),
+              table(["model", "precision", "difference", "cosine", "ms", "MiB", ""],
+                    (row for m in models for row in model_rows(m))),
               "\n".join(f"- {words(item)}" for item in models),
               "## The chapters, from top to bottom in `tiny` mode",
               "As a reader runs them (in `tiny` mode a chapter computes on the CPU, so its numbers are the page's), "
               "and with all computing on the GPU, where numbers may differ in the last digits. How many outputs differ "
               "from the page's, and which claim does most, relative to its scale.",
-              table("chapter, seconds, cells, claims, outputs that differ, farthest claim, ",
+              table(["chapter", "seconds", "cells", "claims", "outputs that differ", "farthest claim", ""],
                     ([item["name"], f"{item['seconds']:.0f}", f"{item['done']} of {item['cells']}",
                       f"{item['claims'] - len(item['claims_failed'])} of {item['claims']} hold",
                       str(item["differ"]), f"{item['farthest_claim'][0]} {item['farthest_claim'][1]:.1g}", sure(item)]
                      for item in sorted(read_on, key=lambda item: item["name"])))]
     if broken:
         parts += ["## What broke", "\n".join(f"- {line(item)} ({item['place']})" for item in broken)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def write_page() -> None:

@@ -27,9 +27,11 @@ DIGITS = 4  # a stored value is rounded to so many significant digits
 
 
 def rounded(value: Any, digits: int = DIGITS) -> Any:
-    """A number with so many significant digits; the same for each number of a list. Noise below 1e-6 is nothing."""
+    """A number with so many significant digits; each number of a list or a dict, too. Noise below 1e-6 is nothing."""
     if isinstance(value, float):
         return float(f"{value:.{digits}g}") if not abs(value) < 1e-6 else 0.0
+    if isinstance(value, dict):
+        return {key: rounded(v, digits) for key, v in value.items()}
     return [rounded(v, digits) for v in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -42,7 +44,8 @@ def read_register(path: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{path.name} cannot be read: {error}.") from error
     for name, claim in found.items():
         if unknown := [key for key in claim if key not in KEYS]:
-            raise ValueError(f"{path.name}, [{name}]: there is no key {unknown[0]!r}. Write some of: {', '.join(KEYS)}.")
+            raise ValueError(f"{path.name}, [{name}]: there is no key {unknown[0]!r}. "
+                             f"Write some of: {', '.join(KEYS)}.")
         if claim.get("kind") not in KINDS:
             raise ValueError(f"{path.name}, [{name}]: there is no kind {claim.get('kind')!r}. "
                              f"Write one of: {', '.join(KINDS)}.")
@@ -118,23 +121,25 @@ def claim(id: str, value: float, *, baseline: float | None = None, interval: tup
     claim = registered(id)
     value, baseline = float(value), None if baseline is None else float(baseline)
     if "low" not in claim and "high" not in claim and (baseline is None or claim.get("null")):
-        raise ValueError(f"{id} claims nothing. Register low or high, or give a baseline (for a null result low or high).")
+        raise ValueError(f"{id} claims nothing. "
+                         "Register low or high, or give a baseline (for a null result low or high).")
     reason = failure(claim, value, baseline)
     interval = None if interval is None else [float(v) for v in interval]
     entry = dict(id=id, value=value, baseline=baseline, interval=interval, n=n, holds=not reason)
     if claim.get("timing"):
         entry["value"] = None
-    entry = {key: rounded(v) for key, v in entry.items()}
+    entry = rounded(entry)
     shown("claim", entry, line(entry, claim))
     assert not reason, f"claim {id}: {number(value)} fails: {reason}."
 
 
-def shown(kind: str, entry: dict[str, Any], text: str) -> None:
-    """Show a line; in a notebook its output also carries `entry`, from which the book's pages are made."""
+def shown(kind: str, entry: dict[str, Any], text: str, page: str = "") -> None:
+    """Show a line; in a notebook with `entry`, from which the pages are made, and as HTML where `page` is given."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None or not hasattr(shell, "kernel"):
+    if shell is None:
         print(text)
         return
     from IPython.display import display
 
-    display({"text/plain": text}, raw=True, metadata={"clipnotes": {kind: entry}})
+    data = {"text/html": page, "text/plain": text} if page else {"text/plain": text}
+    display(data, raw=True, metadata={"clipnotes": {kind: entry}})

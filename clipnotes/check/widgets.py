@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from clipnotes import records
+from clipnotes.check.claims import shown
 from clipnotes.files import shared
 
 # ---------------------------------------------------------------- quiz
@@ -54,11 +55,11 @@ def quiz(questions: list[dict[str, Any]]) -> None:
     state = random.getstate()
     random.seed(json.dumps(questions))  # the quiz draws its element's id: the same at every run
     try:
-        with capture_output() as shown:
+        with capture_output() as captured:
             display_quiz(escaped(questions), colors={"--jq-multiple-choice-bg": "#1f5a96"})
     finally:
         random.setstate(state)
-    for output in shown.outputs:  # the script would fetch MathJax from another site where a page has none
+    for output in captured.outputs:  # the script would fetch MathJax from another site where a page has none
         plain = "a quiz: open the page or the notebook to answer it"
         data = {
             k: v.replace("https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-svg.js", "")
@@ -109,18 +110,7 @@ def card(id: str, **facts: str) -> None:
     style = f"border-left: 0.4em solid {colour}; padding: 0.3em 1em; margin: 0.5em 0;"
     page = f'<div class="clipnotes-card" style="{style}"><b>{title}</b><ul>{items}</ul></div>'
     text = "; ".join([title, *(f"{name}: {value}" for name, value in rows)])
-    _display({"text/html": page, "text/plain": text}, {"card": {"id": id, "status": status}})
-
-
-def _display(data: dict[str, str], entry: dict[str, Any]) -> None:
-    """Show data with an entry in the output's metadata; outside of IPython print its plain text."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None:
-        print(data["text/plain"])
-        return
-    from IPython.display import display
-
-    display(data, raw=True, metadata={"clipnotes": entry})
+    shown("card", {"id": id, "status": status}, text, page)
 
 
 # ---------------------------------------------------------------- progress

@@ -107,12 +107,7 @@ def stored(path: Path) -> dict:
 def store(path: Path, tables: dict) -> None:
     """Put tables into a record; the others in it stay."""
     with lock(path):
-        records.write(path, stored(path) | short(tables))
-
-
-def short(figures: dict) -> dict:
-    """The same figures without the noise behind the sixth digit: the page shows three."""
-    return {key: short(value) if isinstance(value, dict) else rounded(value, 6) for key, value in figures.items()}
+        records.write(path, stored(path) | rounded(tables, 6))  # the page shows three digits
 
 
 def table(rows: dict) -> list[str]:

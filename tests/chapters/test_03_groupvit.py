@@ -1,6 +1,5 @@
 """Chapter 3's own code, from the notebook: equal to the release and to transformers, one-hot, learning, strict."""
 
-import importlib.util
 import inspect
 from random import Random
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bench import load
 from clipnotes import check, grammar, records, toyworld  # before transformers: `import clipnotes` repairs torchvision
 from notebooks import ROOT
 
@@ -18,11 +18,7 @@ NO_GROUPS = dict(depths=(1, 1, 0), group_tokens=(0, 0, 0), output_groups=(0, 0))
 @pytest.fixture(scope="module")
 def recording():
     """The program that recorded this chapter's runs, as a module."""
-    path = ROOT / "recordings" / "03_groupvit" / "record.py"
-    spec = importlib.util.spec_from_file_location("record_03_groupvit", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "recordings" / "03_groupvit" / "record.py")
 
 
 @pytest.fixture(scope="module")

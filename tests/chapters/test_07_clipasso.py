@@ -1,6 +1,5 @@
 """Chapter 7's own code, from the notebook: equal to the release, views alike, strokes that learn, clear refusals."""
 
-import importlib.util
 import math
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bench import load
 from clipnotes import check, prompts, records, strokes, toyworld
 from clipnotes.clip import CLIP, CLIPConfig, load_clip
 from clipnotes.weights import load_weights
@@ -35,10 +35,7 @@ def vit():
 @pytest.fixture(scope="module")
 def record():
     """The program recordings/07_clipasso/record.py."""
-    spec = importlib.util.spec_from_file_location("record_07", ROOT / "recordings" / "07_clipasso" / "record.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "recordings" / "07_clipasso" / "record.py")
 
 
 @pytest.fixture

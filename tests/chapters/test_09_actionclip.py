@@ -1,11 +1,10 @@
 """Chapter 9's own code, from the notebook: equal to the release, order and shift as said, bad films refused."""
 
-import importlib.util
-
 import pytest
 import torch
 import torch.nn.functional as F
 
+from bench import load
 from clipnotes import check, grammar, records
 from clipnotes.clip import clip_loss, load_clip
 from clipnotes.files import shared
@@ -20,10 +19,7 @@ HEADS = ("mean", "conv1d", "conv1d_released", "lstm", "transf")
 @pytest.fixture(scope="module")
 def recording():
     """The chapter's recording program, as a module."""
-    spec = importlib.util.spec_from_file_location("record_09", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(PROGRAM)
 
 
 @pytest.fixture(scope="module")
