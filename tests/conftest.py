@@ -34,6 +34,19 @@ def browser_path() -> str:
     return path
 
 
+@pytest.fixture(scope="session")
+def browser(browser_path):
+    """The one browser of all tests: Playwright does not start twice in a process."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=browser_path, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield browser
+        browser.close()
+
+
 @pytest.fixture(scope="module")
 def chapter(request):
     """What a chapter defines; `NOTEBOOK` in the test file says which chapter."""

@@ -54,18 +54,6 @@ def address(html):
     server.shutdown()
 
 
-@pytest.fixture(scope="session")
-def browser(browser_path):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=browser_path, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
-        yield browser
-        browser.close()
-
-
 class Visit:
     """One page in the browser: what it asked for, what failed, what it complained about."""
 

@@ -92,6 +92,7 @@ def test_a_notebook_without_widgets_keeps_no_state():
 def test_a_second_run_changes_nothing(tmp_path):
     copy = tmp_path / TEMPLATE.name
     shutil.copy(TEMPLATE, copy)
+    shutil.copy(TEMPLATE.with_suffix(".toml"), tmp_path)  # its registered claims
     execute(copy)
     once = copy.read_text("utf-8")
     execute(copy)

@@ -439,16 +439,6 @@ def test_the_dense_version_has_no_area():
 # ---------------------------------------------------------------- other ways to draw
 
 
-@pytest.fixture(scope="module")
-def browser(browser_path):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("coloured", [False, True])
 def test_a_browser_shows_the_same(browser, coloured):

@@ -67,29 +67,25 @@ def test_no_text_of_a_quiz_ends_its_script(shown):
     assert "&lt;/script&gt;" in json.dumps(full)
 
 
-def test_texts_of_a_quiz_are_shown_as_they_are(shown, browser_path, tmp_path):
+def test_texts_of_a_quiz_are_shown_as_they_are(shown, browser, tmp_path):
     """In a browser: nothing breaks out, and each answer reads as it was written."""
-    from playwright.sync_api import sync_playwright
-
     body = "".join(data.get("text/html", "") + f"<script>{data.get('application/javascript', '')}</script>"
                    for data in pages(shown, tricky()))
     (tmp_path / "quiz.html").write_text(f"<!doctype html><meta charset=utf-8><title>whole</title>{body}", "utf-8")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page()
-        errors = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto((tmp_path / "quiz.html").as_uri())
-        page.wait_for_selector(".MCButton")
-        for number, trick in enumerate(TRICKS):
-            quiz = page.locator(".Quiz").nth(number)
-            buttons = quiz.locator(".MCButton").all_inner_texts()
-            assert sorted(buttons) == [f"no, {trick}", f"yes, {trick}"]
-            quiz.locator(".MCButton[data-correct=false]").click()
-            assert quiz.locator(".Feedback.incorrect").inner_text() == f"wrong: {trick}"
-        assert page.title() == "whole" and not errors
-        assert page.locator("img, .JQLink").count() == 0
-        browser.close()
+    page = browser.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "quiz.html").as_uri())
+    page.wait_for_selector(".MCButton")
+    for number, trick in enumerate(TRICKS):
+        quiz = page.locator(".Quiz").nth(number)
+        buttons = quiz.locator(".MCButton").all_inner_texts()
+        assert sorted(buttons) == [f"no, {trick}", f"yes, {trick}"]
+        quiz.locator(".MCButton[data-correct=false]").click()
+        assert quiz.locator(".Feedback.incorrect").inner_text() == f"wrong: {trick}"
+    assert page.title() == "whole" and not errors
+    assert page.locator("img, .JQLink").count() == 0
+    page.close()
 
 
 @pytest.mark.parametrize(
