@@ -51,6 +51,7 @@ FILMS = MappingProxyType({
 # repository: the commit that is fetched, so that a set stays what it was. The others have none yet: their newest is.
 REVISIONS = MappingProxyType({
     "uoft-cs/cifar10": "0b2714987fa478483af9968de7c934580d0bb9a2",
+    "timm/oxford-iiit-pet": "10b688881011725fa2fa3d856a47536c9a7e6968",
     "lmms-lab/NoCaps": "a26b3fe1e0021164ec430c57c48085d58f2fe922",
 })
 
