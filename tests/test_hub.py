@@ -321,7 +321,7 @@ def zip_of(path: Path, name: str, mode: int = 0) -> Path:
 
 HARMFUL = {
     "above": lambda p: tar_of(p / "x.tar.gz", entry("../x")),
-    "absolute": lambda p: tar_of(p / "x.tar.gz", entry("/tmp/x")),
+    "absolute": lambda p: tar_of(p / "x.tar.gz", entry(f"{p}/outside")),
     "link": lambda p: tar_of(p / "x.tar.gz", entry("x", 0, tarfile.SYMTYPE, "/etc/passwd")),
     "hard link": lambda p: tar_of(p / "x.tar.gz", entry("x", 0, tarfile.LNKTYPE, "../x")),
     "device": lambda p: tar_of(p / "x.tar.gz", entry("x", 0, tarfile.CHRTYPE)),

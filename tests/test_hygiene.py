@@ -1,6 +1,7 @@
 """Every notebook keeps every rule, and every rule can fail: each is broken once on a copy of the template."""
 
 import copy
+import hashlib
 import json
 
 import pytest
@@ -16,7 +17,7 @@ NOTEBOOKS = [TEMPLATE, *chapters()]
 LONG_CELLS = {"12_pointclip", "13_depthclip"}
 ASKED_LATER = {"lengths", "short_cells", "narrow_lines", "prose_between", "one_comprehension", "names_of_the_field",
                "claims_stand_alone", "claims_registered", "few_claims", "measured_prose", "settled_outputs",
-               "whole_exercises", "graded", "hidden_solutions"}
+               "stored_frames", "whole_exercises", "graded", "hidden_solutions"}
 
 
 @pytest.mark.parametrize("rule", hygiene.RULES, ids=lambda rule: rule.__name__)
@@ -291,6 +292,12 @@ def widget_without_alternative_text(nb):
     nb.metadata.widgets = json.loads(json.dumps(nb.metadata.widgets).replace("alt=", "title="))
 
 
+def untagged_widget(nb):
+    first(nb, "interactive").metadata.tags = ["hide-input"]
+    cell(nb, "cosines").metadata.tags = ["interactive"]
+    cell(nb, "cosines").outputs = first(nb, "hide-input").outputs
+
+
 def picture_widget(nb):
     nb.metadata.widgets[WIDGET_STATE]["state"]["widget-0001"]["model_name"] = "ImageModel"
 
@@ -308,8 +315,50 @@ def foreign_picture(nb):
 
 
 def own_machine(nb):
-    cell(nb, "the-idea").source += " The file lies in /home/me/file."
+    cell(nb, "the-idea").source += " The file lies in /home" + "/me/file."
 
+
+def own_machine_in_an_output(nb):
+    cell(nb, "cosines-check").outputs[0].text += "read\n/tmp" + "/x"
+
+
+def unknown_tag(nb):
+    cell(nb, "cosines-check").metadata.tags = ["check", "nbval-skip"]
+
+
+def a_table_that_is_ignored(nb):
+    cell(nb, "cosines-check").metadata.tags = ["check", "nbval-ignore-output"]
+
+
+def slider(nb):
+    """The state of the slider's pictures and their HTML."""
+    state = nb.metadata.widgets[WIDGET_STATE]["state"].values()
+    return [model["state"] for model in state if "clipnotes-frame" in (model["state"].get("value") or "")]
+
+
+def exchanged_frames(nb):
+    first, *_, last = slider(nb)
+    first["value"], last["value"] = last["value"], first["value"]
+
+
+def lost_frame(nb):
+    slider(nb)[0]["value"] = "<p>nothing</p>"
+
+
+def another_label(nb):
+    frame = slider(nb)[0]
+    frame["value"] = frame["value"].replace("<p>", "<p>not ")
+
+
+def another_reading(nb):
+    frame = slider(nb)[0]
+    frame["value"] = frame["value"].replace('alt="', 'alt="not ')
+
+
+def another_description(nb):
+    for model in nb.metadata.widgets[WIDGET_STATE]["state"].values():
+        if model["model_name"] == "IntSliderModel":
+            model["state"]["description"] = "temperature of the room"
 
 def figure_left_out(nb):
     swap(nb, "**Figure 0.2.**", "**Figure 0.5.**")
@@ -351,6 +400,10 @@ def unnamed_misconception(nb):
 def two_right_answers(nb):
     quiz = first(nb, "quiz")
     quiz.source = quiz.source.replace('"9,999", "correct": False', '"9,999", "correct": True')
+
+
+def html_in_the_quiz(nb):
+    swap(nb, '"9,999"', '"<b>9,999</b>"')
 
 
 def quiz_compared(nb):
@@ -442,6 +495,7 @@ BROKEN = {
     "normalised": [memory_address, random_widgets, cell_run_alone],
     "stored_outputs": [output_lost, stored_warning, stored_error],
     "compared_outputs": [nothing_compared],
+    "known_tags": [unknown_tag, a_table_that_is_ignored],
     "stable_ids": [random_id, shouted_id, same_id_twice],
     "no_drift": [other_than_the_library, not_in_the_library, lost_library],
     "enough_assertions": [few_assertions],
@@ -453,12 +507,14 @@ BROKEN = {
     "measured_prose": [a_number_without_source, a_wrong_number, a_source_that_is_none, a_run_that_is_none],
     "settled_outputs": [clock_time, digits_of_noise],
     "alternative_text": [no_alternative_text, short_alternative_text, same_alternative_text],
-    "live_figure": [no_widget_state, no_interactive_figure, widget_without_alternative_text, picture_widget],
+    "live_figure": [no_widget_state, no_interactive_figure, widget_without_alternative_text, picture_widget,
+                    untagged_widget],
+    "stored_frames": [exchanged_frames, lost_frame, another_label, another_reading, another_description],
     "plain_markdown": [directive, role, foreign_picture],
-    "no_own_machine": [own_machine],
+    "no_own_machine": [own_machine, own_machine_in_an_output],
     "numbered": [figure_left_out, equation_of_another_chapter],
     "links_resolve": [dead_page, dead_heading, dead_file, dead_anchor, relative_link],
-    "good_quiz": [four_questions, unnamed_misconception, two_right_answers, quiz_compared],
+    "good_quiz": [four_questions, unnamed_misconception, two_right_answers, html_in_the_quiz, quiz_compared],
     "outcomes_tested": [untested_outcome, two_outcomes],
     "whole_exercises": [no_solution, stub_without_a_blank, answer_in_plain_sight, kind_left_out,
                         exercise_without_outcome],
@@ -487,6 +543,55 @@ def test_length_is_asked_of_chapters():
 
 def test_every_rule_is_broken_somewhere():
     assert set(BROKEN) | {"lengths"} == {rule.__name__ for rule in hygiene.RULES}
+
+
+# ---------------------------------------------------------------- every file
+
+
+def test_no_text_names_a_machine_or_holds_a_token():
+    paths = hygiene.tracked()
+    assert len(paths) > 200
+    assert list(hygiene.clean_texts(paths)) == []
+
+
+# Written in two parts: this file is read by the rule, too.
+OPEN = ["/home" + "/me/x", "/Users" + "/me", "/root" + "/x", "/tmp" + "/x", "C:\\" + "Users\\me", "C:/" + "Users/me",
+        "file://" + "/home/me", "text\\n/home" + "/me", "ghp" + "_" + "a1" * 18, "github" + "_pat_" + "a" * 22,
+        "sk" + "-proj-" + "a1" * 12, "hf" + "_" + "aB" * 17, "AKIA" + "ABCDEFGH12345678", "AIza" + "x" * 35,
+        "xoxb" + "-1234567890", "-----BEGIN RSA " + "PRIVATE KEY-----", "https://me:pass" + "word@example.org/x"]
+CLOSED = ["a home/me", "https://example.org/home/me", "iVBORw0KGgo/tmp" + "/x+root" + "/y", "task-" + "a1" * 12, "a hf_ b",
+          "sk-learn", "https://example.org:80/a@b", "D:\\n", "$HOME/x", "~/x", "the folder tmp/x"]
+
+
+@pytest.mark.parametrize("text", OPEN)
+def test_places_and_tokens_are_found(text):
+    for before in ("", "see ", '"', "path=", "("):
+        assert len(hygiene.foreign(before + text)) == 1
+
+
+@pytest.mark.parametrize("text", CLOSED)
+def test_other_words_are_no_places_and_no_tokens(text):
+    assert hygiene.foreign(text) == []
+
+
+def test_only_the_beginning_of_a_token_is_shown():
+    assert hygiene.foreign("ghp" + "_" + "a1" * 18) == ["ghp" + "_a1a1a1a1"]
+
+
+@pytest.mark.parametrize("name", hygiene.FROM_ELSEWHERE)
+def test_files_from_elsewhere_are_as_they_came(name):
+    assert list(hygiene.unchanged_files(ROOT / name)) == []
+
+
+def test_a_file_that_is_changed_lost_or_new_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(hygiene, "ROOT", tmp_path)
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name, "utf-8")
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a", "b", "lost")}
+    (tmp_path / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()), "utf-8")
+    (tmp_path / "b").write_text("B", "utf-8")
+    changed, new, lost = hygiene.unchanged_files(tmp_path)
+    assert changed.startswith("b was changed") and new.startswith("c is not in SHA256SUMS") and lost == "lost is not there"
 
 
 # ---------------------------------------------------------------- the pages beside the notebooks

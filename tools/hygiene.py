@@ -1,14 +1,18 @@
 """What every notebook of the course must be. Each rule is one function: notebook in, complaints out.
 
-    python tools/hygiene.py                          all chapters, and the template
+    python tools/hygiene.py                          all chapters, the template, and what holds for every file
     python tools/hygiene.py chapters/01_clip.ipynb   only these
 
 The tests run the same rules, and break a copy of the template for each, to see it fail.
 """
 
 import ast
+import base64
+import hashlib
+import html
 import json
 import re
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +25,7 @@ from nbformat import NotebookNode
 
 from clipnotes import records
 from clipnotes.check.claims import line
+from clipnotes.draw import picture_hash
 from execute import normalise
 from notebooks import (
     ROOT,
@@ -57,7 +62,6 @@ SECTIONS = [
     "Quiz, summary, what became of it",
 ]
 KINDS = ["complete", "change", "debug", "transfer", "rebuild"]
-OWN_MACHINE = ["/home/", "/root/", "/Users/", "/tmp/"]
 PICTURES = ("image/png", "image/jpeg", "image/webp", "image/svg+xml", "image/gif")
 MEGABYTES = 3
 
@@ -303,6 +307,20 @@ def compared_outputs(page: Page) -> Iterator[str]:
         yield f"has {count} cells tagged nbval-check-output, at least {least} are needed"
 
 
+TAGS = {"check", "claim", "exercise", "full", "hide-cell", "hide-input", "interactive", "nbval-check-output",
+        "nbval-ignore-output", "quiz", "solution"}
+
+
+def known_tags(page: Page) -> Iterator[str]:
+    """Only tags that the course knows: others keep a cell from being run or compared, as nbval-skip does."""
+    for cell in page.notebook.cells:
+        for tag in tags(cell):
+            if tag not in TAGS and not tag.startswith("lib:"):
+                yield f"cell {cell.id} has the tag {tag!r}, which the course does not know (see CONTRIBUTING.md)"
+        if "nbval-ignore-output" in tags(cell) and "quiz" not in tags(cell):
+            yield f"cell {cell.id} asks nbval to ignore its output: only a quiz may"
+
+
 def stable_ids(page: Page) -> Iterator[str]:
     """Cell ids given by hand: unique words with dashes, as loss-naive."""
     for id, count in Counter(cell.id for cell in page.notebook.cells).items():
@@ -422,7 +440,8 @@ def claims_printed(page: Page) -> Iterator[str]:
 
 # ---------------------------------------------------------------- numbers in prose
 
-MEASURED = ("A toy proof", "Results", "On real data", "Look inside", "More measurements")
+MEASURED = ("A toy proof", "Equal to the original", "Results", "On real data", "Look inside", "More measurements",
+            "Quiz, summary, what became of it")
 FIGURE = re.compile(r"(?<![\w.])([-+−]?\d[\d,]*(?:\.\d+)?)(?:\s?(%)|\s(points?)\b)?(?:\s?<!--\s*(.*?)\s*-->)?")
 # Code, formulas, addresses of links, and numbers of figures, chapters, equations and versions are no figures.
 NO_FIGURE = (r"`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|\(\d+\.\d+\)|\bv\d+(\.\d+)*"
@@ -520,6 +539,9 @@ def live_figure(page: Page) -> Iterator[str]:
         shown = [o.data[WIDGET_VIEW]["model_id"] for o in cell.outputs if WIDGET_VIEW in o.get("data", {})]
         if not shown or not set(shown) <= set(state):
             yield f"cell {cell.id} is tagged interactive, but no widget is stored for it"
+    for cell in page.code:
+        if any(WIDGET_VIEW in o.get("data", {}) for o in cell.outputs) and "interactive" not in tags(cell):
+            yield f"cell {cell.id} shows a widget, but is not tagged interactive"
     if not page.tagged("interactive"):
         yield "has no interactive figure (a cell tagged interactive)"
     if any(model.get("model_name") == "ImageModel" for model in state.values()):
@@ -528,6 +550,37 @@ def live_figure(page: Page) -> Iterator[str]:
         if not re.search(r'alt=\\"[^\\"]{10,}', picture):
             yield "has a picture in a widget without alternative text"
             break
+
+
+def widget_tree(id: str, state: dict) -> Iterator[dict]:
+    """The states of a stored widget and of all that it is made of, in order."""
+    own = state.get(id, {}).get("state", {})
+    yield own
+    for child in own.get("children", []):
+        yield from widget_tree(child.removeprefix("IPY_MODEL_"), state)
+
+
+FRAME = re.compile(r'<p>(.*?)</p><img class="clipnotes-frame" alt="(.*?)" .*?;base64,([^"]+)">', re.S)
+
+
+def stored_frames(page: Page) -> Iterator[str]:
+    """The pictures and labels of a slider are those that its output carries: none was changed, lost or exchanged."""
+    state = page.notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    for cell in page.code:
+        for output in cell.outputs:
+            if WIDGET_VIEW not in output.get("data", {}):
+                continue
+            parts = list(widget_tree(output.data[WIDGET_VIEW]["model_id"], state))
+            shown = [found for part in parts for found in FRAME.findall(part.get("value") or "")] if parts else []
+            carries = output.metadata.get("clipnotes", {})
+            if [picture_hash(base64.b64decode(data)) for _, _, data in shown] != carries.get("frames", []):
+                yield f"cell {cell.id} stores other frames of its slider than it carries: make execute NAME=..."
+            told = [html.unescape(text) for text, _, _ in shown]
+            if told != carries.get("labels", []) or any(text != alt for text, alt, _ in shown):
+                yield f"cell {cell.id} stores other labels of its slider than it carries: make execute NAME=..."
+            for part in parts:
+                if part.get("description") and part["description"] not in cell.source:
+                    yield f"cell {cell.id} does not say what its slider says: {part['description']!r}"
 
 
 # ---------------------------------------------------------------- prose
@@ -543,12 +596,11 @@ def plain_markdown(page: Page) -> Iterator[str]:
 
 
 def no_own_machine(page: Page) -> Iterator[str]:
-    """No paths of the machine on which it was written."""
+    """No path of a machine, no token."""
     for cell in page.notebook.cells:
-        text = json.dumps([cell.source, cell.get("outputs", [])], ensure_ascii=False)
-        for word in OWN_MACHINE:
-            if word.lower() in text.lower():
-                yield f"cell {cell.id} contains {word!r}"
+        text = json.dumps([cell.source, cell.get("outputs", []), cell.metadata], ensure_ascii=False)
+        for word in foreign(text):
+            yield f"cell {cell.id} contains {word!r}"
 
 
 def numbered(page: Page) -> Iterator[str]:
@@ -639,6 +691,8 @@ def good_quiz(page: Page) -> Iterator[str]:
             feedback = answer.get("feedback", "")
             if not answer.get("correct") and not re.match(r"[A-Z][^:.]{4,60}: .{20,}", feedback):
                 yield f"quiz: {answer['answer']!r} must name its misconception ('Name: why it is wrong')"
+    for tag in re.findall(r"</?[A-Za-z][^>]*>", json.dumps(questions)):
+        yield f"quiz: {tag!r} is shown as it stands, since HTML is not read"
     earlier = [q for q in questions if q.get("chapter", page.path.stem) != page.path.stem]
     if int(page.path.stem[:2]) > 1 and not earlier:
         yield 'has no quiz question from an earlier chapter ("chapter": "01_clip")'
@@ -750,6 +804,53 @@ def solution_names(source: str) -> list[str]:
     return [name.removesuffix("_solution") for name in bound_names(source) if name.endswith("_solution")]
 
 
+# ---------------------------------------------------------------- every file
+
+PLACES = r"(?:file://)?/(?:home|Users|root|tmp|private|var/folders)/\w|[A-Za-z]:[\\/]+Users\b"
+TOKENS = (r"gh[oprsu]_\w{30,}|github_pat_\w{20,}|glpat-[\w-]{20,}|sk-[\w-]{20,}|hf_\w{30,}|npm_\w{30,}|pypi-[\w-]{30,}"
+          r"|(?:AKIA|ASIA)[0-9A-Z]{16}\b|AIza[\w-]{35}\b|xox[abeprs]-[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+          r"|https?://[^\s/:@]+:[^\s/:@]+@")
+# At the start of a word: pictures are stored in base64, where any letters meet.
+FOREIGN = re.compile(rf"(?:(?<![\w+/.-])|(?<=\\[nrt]))(?:{PLACES}|{TOKENS})")
+FROM_ELSEWHERE = ("book/_static/vendor", "tests/golden")
+
+
+def foreign(text: str) -> list[str]:
+    """What names somebody's machine in a text, or opens somebody's account: only the first letters of it."""
+    return [match[0][:12] for match in FOREIGN.finditer(text)]
+
+
+def tracked() -> list[Path]:
+    """The files that git knows, and that are there."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in done.stdout.split("\0") if (ROOT / name).is_file()]
+
+
+def clean_texts(paths: list[Path]) -> Iterator[str]:
+    """No text file names a machine or holds a token."""
+    for path in paths:
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError:  # a picture, a font, weights
+            continue
+        for word in foreign(text):
+            yield f"{path.relative_to(ROOT)} contains {word!r}"
+
+
+def unchanged_files(folder: Path) -> Iterator[str]:
+    """What others made lies here as it came: SHA256SUMS names each file, in the format of sha256sum."""
+    pairs = [line.split(maxsplit=1) for line in (folder / "SHA256SUMS").read_text("utf-8").splitlines()]
+    named = {name: digest for digest, name in pairs}
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")
+             if path.is_file() and not path.name.startswith(".") and path.suffix != ".md" and path.name != "SHA256SUMS"}
+    again = f"(in {folder.relative_to(ROOT)}: sha256sum FILE >> SHA256SUMS)"
+    for name in sorted(named.keys() | found.keys()):
+        if name not in found or name not in named:
+            yield f"{name} is {'not there' if name in named else f'not in SHA256SUMS {again}'}"
+        elif hashlib.sha256(found[name].read_bytes()).hexdigest() != named[name]:
+            yield f"{name} was changed: its sha256 is another one than SHA256SUMS says"
+
+
 RULES: list[Callable[[Page], Iterator[str]]] = [
     template_headings,
     lengths,
@@ -765,6 +866,7 @@ RULES: list[Callable[[Page], Iterator[str]]] = [
     normalised,
     stored_outputs,
     compared_outputs,
+    known_tags,
     stable_ids,
     no_drift,
     enough_assertions,
@@ -776,6 +878,7 @@ RULES: list[Callable[[Page], Iterator[str]]] = [
     settled_outputs,
     alternative_text,
     live_figure,
+    stored_frames,
     plain_markdown,
     no_own_machine,
     numbered,
@@ -808,6 +911,9 @@ def main() -> int:
         page = Page(path, read(path))
         print(summary(page))
         found += complaints(page)
+    if not sys.argv[1:]:
+        found += clean_texts(tracked())
+        found += [f"{name}: {text}" for name in FROM_ELSEWHERE for text in unchanged_files(ROOT / name)]
     print("\n".join(found) or "nothing to complain about")
     return min(len(found), 1)
 
