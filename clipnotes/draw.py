@@ -107,9 +107,16 @@ def _show(axes: Axes, image: Any) -> None:
 
 
 def images(
-    batch: Tensor | Sequence[Any], titles: Sequence[str] | None = None, columns: int = 8, size: float = 1.15
+    batch: Tensor | Sequence[Any],
+    titles: Sequence[str] | None = None,
+    columns: int = 8,
+    size: float = 1.15,
+    row_titles: Sequence[str] | None = None,
 ) -> Figure:
-    """A sheet of pictures. batch: B×3×H×W in [0, 1], or a list of any sizes. size: inches a picture."""
+    """A sheet of pictures. batch: B×3×H×W in [0, 1], or a list of any sizes. size: inches a picture.
+
+    titles: one above each picture; row_titles: one to the left of each row.
+    """
     count = len(batch)
     if count == 0 or (titles is not None and len(titles) != count):
         raise ValueError(
@@ -127,6 +134,11 @@ def images(
     for axes, image, text in zip(grid.flat, batch, texts, strict=False):
         _show(axes, image)
         axes.set_title(text, fontsize=9, pad=3)
+    if row_titles is not None:
+        if len(row_titles) != rows:
+            raise ValueError(f"There are {rows} rows of pictures and {len(row_titles)} titles for them.")
+        for axes, text in zip(grid[:, 0], row_titles, strict=True):
+            axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9)
     return _done(figure)
 
 
@@ -245,8 +257,12 @@ def curves(
     ylabel: str = "",
     levels: Mapping[str, float] | None = None,
     log_x: bool = False,
+    ticks: Sequence[str] | None = None,
 ) -> Figure:
-    """Lines over steps. series: name -> values, or (x, values); levels: name -> height of a dashed line."""
+    """Lines over steps. series: name -> values, or (x, values); levels: name -> height of a dashed line.
+
+    ticks: names of the steps 0, 1, ..., in the place of numbers.
+    """
     figure, axes = _subplots(figsize=(7, 3.4))
     for name, data in series.items():
         x, y = data if isinstance(data, tuple) else (range(len(data)), data)
@@ -258,6 +274,8 @@ def curves(
                       textcoords="offset points", ha="right", fontsize=9)
     if log_x:
         axes.set_xscale("log")
+    if ticks is not None:
+        axes.set_xticks(range(len(ticks)), ticks)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid()
     if len(series) > 1:

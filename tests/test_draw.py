@@ -40,6 +40,7 @@ def has_colour(figure, colour):
 
 FIGURES = {
     "images": lambda: draw.images(NOISE[:5], ["a dog"] * 5, columns=3),
+    "images in named rows": lambda: draw.images(NOISE[:5], columns=3, row_titles=["dogs", "two more"]),
     "pictures of other kinds": lambda: draw.images(
         [NOISE[0, :1], Image.new("RGB", (9, 7)), NOISE[1, :, :20]]
     ),
@@ -51,6 +52,7 @@ FIGURES = {
         [0.5, 0.2], ["a", "b"], baseline=0.3, paper=0.7, intervals=[(0.4, 0.6), (0.1, 0.3)]
     ),
     "groups of bars": lambda: draw.bars({"one": [0.5, 0.2], "two": [0.1, 0.3]}, ["a", "b"]),
+    "curves over named steps": lambda: draw.curves({"a": [1, 2, 3]}, ticks=["stem", "layer1", "fc"]),
     "curves": lambda: draw.curves(
         {"a": torch.rand(20), "b": ([1, 10, 100], [3, 2, 1])}, levels={"ln N": 0.5}, log_x=True
     ),
@@ -79,6 +81,7 @@ def test_a_figure_is_drawn_returned_and_not_left_open(name):
     ("call", "reason"),
     [
         (lambda: draw.images(NOISE[:2], ["one"]), "2 pictures and 1 titles"),
+        (lambda: draw.images(NOISE[:5], columns=3, row_titles=["one"]), "2 rows of pictures and 1 titles"),
         (lambda: draw.images([]), "at least one"),
         (lambda: draw.images(torch.rand(2, 4, 8, 8)), "3×H×W or 1×H×W, not"),
         (lambda: draw.matrix(torch.eye(3), ["a"] * 3, ["b"] * 2), "3 rows and 2 columns"),
