@@ -2,7 +2,8 @@
 
 1. Links. A notebook is read on Colab and GitHub too, so its links to the book are absolute. Here each becomes
    relative, and one that leads nowhere is a warning (an error under `-W`).
-2. No other site. A content security policy forbids the browser to fetch anything from elsewhere.
+2. No other site. A content security policy forbids the browser to fetch anything from elsewhere, to send a form there,
+   to take another address for the book's own, and to show plug-ins.
 3. Live widgets. Font Awesome must not replace the icons of the Play widget: it nests its own inside.
 """
 
@@ -12,7 +13,8 @@ from sphinx.util import logging
 BOOK = "https://clip-notes.github.io/clip-notes/"
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'"
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'self'; object-src 'none'"  # default-src says nothing of the first two
 )
 logger = logging.getLogger(__name__)
 
