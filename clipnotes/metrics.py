@@ -3,7 +3,11 @@
 Shares are floats from 0 to 1. Scores may be tensors or anything `torch.as_tensor` takes.
 """
 
-from collections.abc import Sequence
+import io
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -200,3 +204,189 @@ def linear_probe(features: Tensor, labels: Tensor, test_features: Tensor, decay:
     with torch.enable_grad():
         optimizer.step(closure)
     return names[(x_test @ weight + bias).argmax(1)].detach()
+
+
+# ---------------------------------------------------------------- boxes and masks of objects
+
+IOUS = torch.from_numpy(np.linspace(0.5, 0.95, 10))  # COCO's thresholds
+RECALLS = torch.from_numpy(np.linspace(0, 1, 101))  # and the recalls at which it reads the precision
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which boxes found what, at each of IOUS: made by `match_boxes`.
+
+    rows: for each name the picture of each box, D integers, whether it hit, and whether it counts at all,
+    both 10×D; the best score first. wanted: K×B, how many objects of each name each picture has.
+    """
+
+    rows: list[tuple[Tensor, Tensor, Tensor]]
+    wanted: Tensor
+
+    def precision(self, weights: Tensor) -> Tensor:
+        """Average precision n×10×K if picture b were there weights[n, b] times; NaN: a name without objects."""
+        wanted, columns = weights @ self.wanted.T.double(), []
+        for (picture, hit, counts), number in zip(self.rows, wanted.T, strict=True):
+            times = weights[:, None, picture]
+            true = (times * (hit & counts)).cumsum(-1)
+            false = (times * (~hit & counts)).cumsum(-1)
+            precision = true / (true + false).clamp(min=1)
+            best = precision.flip(-1).cummax(-1).values.flip(-1)  # at this recall or a higher one
+            best = F.pad(best, (0, 1))  # a recall that is never reached has precision 0
+            recall = true / number.clamp(min=1)[:, None, None]
+            place = torch.searchsorted(recall, RECALLS.repeat(*recall.shape[:2], 1))
+            found = best.gather(-1, place).mean(-1)
+            columns.append(torch.where(number[:, None] > 0, found, math.nan))
+        return torch.stack(columns, -1)
+
+    def per_name(self, iou: float | None = None) -> Tensor:
+        """Average precision of each name, K; the mean over IOUS, or at one of them."""
+        found = self.precision(torch.ones(1, self.wanted.shape[1], dtype=torch.float64))[0]
+        return found.mean(0) if iou is None else found[_threshold(iou)]
+
+    def ap(self, labels: Sequence[int] | None = None, iou: float | None = None) -> float:
+        """The mean over names that have objects: all, or those of `labels` (LVIS: rare, common, frequent)."""
+        found = self.per_name(iou)
+        return (found if labels is None else found[torch.as_tensor(labels)]).nanmean().item()
+
+    def recall(self, iou: float | None = None) -> float:
+        """Share of all objects that some box has found; the mean over IOUS, or at one of them."""
+        hits = torch.stack([(hit & counts).sum(1) for _, hit, counts in self.rows]).sum(0)
+        share = hits / max(int(self.wanted.sum()), 1)
+        return (share.mean() if iou is None else share[_threshold(iou)]).item()
+
+    def resampled(self, labels: Sequence[int] | None = None, n: int = 200, seed: int = 0) -> Tensor:
+        """`ap` of n samples of the pictures, drawn with replacement: n numbers, for a bootstrap interval.
+
+        One seed draws the same pictures for every method, so differences and ratios of two are paired.
+        """
+        total = self.wanted.shape[1]
+        drawn = torch.randint(total, (n, total), generator=torch.Generator().manual_seed(seed))
+        once = torch.ones(n, total, dtype=torch.float64)
+        weights = torch.zeros_like(once).scatter_add_(1, drawn, once)
+        chosen = list(range(len(self.rows))) if labels is None else list(labels)
+        part = Matches([self.rows[k] for k in chosen], self.wanted[chosen])
+        return torch.cat([part.precision(some).mean(1).nanmean(-1) for some in weights.split(20)])
+
+
+def _threshold(iou: float) -> int:
+    place = int((IOUS - iou).abs().argmin())
+    if abs(IOUS[place].item() - iou) > 1e-6:
+        raise ValueError(f"{iou} is none of COCO's thresholds: 0.5, 0.55, … 0.95.")
+    return place
+
+
+def match_boxes(truth: Sequence[Mapping], found: Sequence[Mapping], names: int, *, masks: bool = False,
+                limit: int = 300, by_name: bool = True) -> Matches:
+    """Match what a detector found with what is there, as COCO and LVIS do, by pycocotools.
+
+    Both are lists with one dict a picture. truth: boxes G×4 (x0, y0, x1, y1), labels G from 0 to names - 1; it
+    may have `crowd` G (1: a box there neither hits nor misses), and `masks` G×H×W. found: boxes D×4, scores D,
+    labels D, and perhaps `masks` D×H×W. limit: the best so many boxes of a picture count, as in LVIS.
+    masks: compare masks. by_name=False forgets the names: the recall of proposals.
+
+    LVIS is federated: a picture says only of some names whether they are there. Where its dict has `negative`,
+    the labels that somebody looked for in vain, boxes of names that are neither there nor in it are left out;
+    `not_exhaustive` are labels of which not all are marked: a box of theirs that hits nothing does not count.
+    Raises ValueError for lists that do not fit.
+    """
+    if len(truth) != len(found):
+        raise ValueError(f"Give one dict a picture: {len(truth)} of truth, {len(found)} of what was found.")
+    there, ours, unsure = [], [], set()
+    for picture, (real, own) in enumerate(zip(truth, found, strict=True)):
+        looked_for = _looked_for(real, names) if by_name else None
+        there += _annotations(real, picture, None, masks, by_name, names)
+        ours += _annotations(own, picture, _best(own, limit, looked_for), masks, by_name, names)
+        unsure |= {(picture, int(label)) for label in real.get("not_exhaustive", ()) if by_name}
+    return _matched(there, ours, unsure, len(truth), names if by_name else 1, masks)
+
+
+def _looked_for(real: Mapping, names: int) -> Tensor | None:
+    """K bool: the names of which a picture says whether they are there; None where it does of all."""
+    if real.get("negative") is None:
+        return None
+    known = torch.zeros(names, dtype=torch.bool)
+    known[torch.as_tensor([*_ints(real["labels"]), *_ints(real["negative"])], dtype=torch.long)] = True
+    return known
+
+
+def _ints(values: Tensor | Sequence[int]) -> list[int]:
+    return torch.as_tensor(values).long().flatten().tolist()
+
+
+def _best(own: Mapping, limit: int, looked_for: Tensor | None) -> list[int]:
+    """The places of the best boxes of a picture, and of these the ones that count."""
+    scores, labels = torch.as_tensor(own["scores"]), torch.as_tensor(own["labels"])
+    if scores.shape != labels.shape or len(scores) != len(own["boxes"]):
+        raise ValueError(f"Give one score and one label a box: {len(own['boxes'])} boxes, "
+                         f"{len(scores)} scores, {len(labels)} labels.")
+    best = scores.argsort(descending=True, stable=True)[:limit]
+    return (best if looked_for is None else best[looked_for[labels[best].long()]]).tolist()
+
+
+def _annotations(picture: Mapping, number: int, places: list[int] | None, masks: bool, by_name: bool,
+                 names: int) -> list[dict]:
+    """A picture's boxes or masks as COCO writes them."""
+    corners, labels = torch.as_tensor(picture["boxes"]).reshape(-1, 4).tolist(), _ints(picture["labels"])
+    if labels and not (0 <= min(labels) and max(labels) < names):
+        raise ValueError(f"A label lies outside 0 to {names - 1}.")
+    scores = _list(picture["scores"]) if "scores" in picture else None
+    crowd, rows = _ints(picture.get("crowd", [0] * len(labels))), []
+    for place in range(len(labels)) if places is None else places:
+        x0, y0, x1, y1 = corners[place]
+        row = dict(image_id=number, category_id=labels[place] if by_name else 0, iscrowd=crowd[place],
+                   bbox=[x0, y0, x1 - x0, y1 - y0], area=max(x1 - x0, 0) * max(y1 - y0, 0))
+        if masks:
+            row |= _run_length(picture["masks"][place])
+        rows.append(row if scores is None else row | dict(score=float(scores[place])))
+    return rows
+
+
+def _run_length(mask: Tensor) -> dict:
+    from pycocotools import mask as coder
+
+    code = coder.encode(np.asfortranarray(mask.cpu().numpy().astype(np.uint8)))
+    return dict(segmentation=code, area=float(coder.area(code)))
+
+
+def _matched(there: list[dict], ours: list[dict], unsure: set[tuple[int, int]], pictures: int, names: int,
+             masks: bool) -> Matches:
+    """Run pycocotools' matching, and collect what it says of each box."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    sets = []
+    with redirect_stdout(io.StringIO()):  # it reports each step
+        for rows in (there, ours):
+            table = COCO()
+            table.dataset = dict(images=[dict(id=i, height=0, width=0) for i in range(pictures)],
+                                 categories=[dict(id=k) for k in range(names)],
+                                 annotations=[row | dict(id=i) for i, row in enumerate(rows, 1)])
+            table.createIndex()
+            sets.append(table)
+        judge = COCOeval(*sets, iouType="segm" if masks else "bbox")
+        judge.params.iouThrs, judge.params.maxDets = IOUS.numpy(), [max(len(ours), 1)]
+        judge.params.areaRng, judge.params.areaRngLbl = [[0, math.inf]], ["all"]
+        judge.evaluate()
+    wanted = torch.zeros(names, pictures, dtype=torch.long)
+    parts: list[list[tuple]] = [[] for _ in range(names)]
+    for pair in judge.evalImgs:
+        if pair is None:
+            continue
+        k, picture = pair["category_id"], pair["image_id"]
+        wanted[k, picture] = int((np.asarray(pair["gtIgnore"]) == 0).sum())
+        hit, ignored = pair["dtMatches"] > 0, pair["dtIgnore"].astype(bool)
+        if (picture, k) in unsure:
+            ignored |= ~hit
+        parts[k].append((pair["dtScores"], [picture] * len(pair["dtScores"]), hit, ~ignored))
+    return Matches([_sorted(part) for part in parts], wanted)
+
+
+def _sorted(parts: list[tuple]) -> tuple[Tensor, Tensor, Tensor]:
+    """One name's boxes of all pictures, the best first."""
+    scores = torch.tensor([score for part in parts for score in part[0]], dtype=torch.float64)
+    order = scores.argsort(descending=True, stable=True)
+    picture = torch.tensor([number for part in parts for number in part[1]], dtype=torch.long)[order]
+    none = np.zeros((len(IOUS), 0), bool)
+    hit, counts = (torch.from_numpy(np.concatenate([none, *(part[i] for part in parts)], 1)) for i in (2, 3))
+    return picture, hit[:, order], counts[:, order]

@@ -176,3 +176,201 @@ def test_patch_ceiling_is_the_best_map_of_patches():
     assert best.shape == true.shape and (best[0, :, :4] == 0).all() and (best[0, :, 4:] == 7).all()
     with pytest.raises(ValueError, match="whole patches"):
         metrics.patch_ceiling(true, 3)
+
+
+# ---------------------------------------------------------------- boxes and masks of objects
+
+
+def photographs(n=12, names=4, seed=0, crowds=True, ties=True):
+    """Random objects, and boxes near them, far from them, under their name and under others."""
+    g = torch.Generator().manual_seed(seed)
+    truth, found = [], []
+    for _ in range(n):
+        count = int(torch.randint(0, 5, (1,), generator=g))
+        corner = torch.rand(count, 2, generator=g) * 60
+        real = torch.cat([corner, corner + 6 + torch.rand(count, 2, generator=g) * 30], 1)
+        labels = torch.randint(0, names, (count,), generator=g)
+        near = real.repeat(3, 1) + (torch.randn(3 * count, 4, generator=g) * 2.5).clamp(-2.9, 2.9)  # never empty
+        far = torch.rand(6, 2, generator=g) * 80
+        own = torch.cat([near, torch.cat([far, far + 12], 1)])
+        said = torch.cat([labels.repeat(3), torch.randint(0, names, (6,), generator=g)])
+        said = torch.where(torch.rand(len(said), generator=g) < 0.2, torch.randint(0, names, said.shape, generator=g),
+                           said)
+        scores = torch.rand(len(said), generator=g)
+        scores = (scores * 10).round() / 10 if ties else scores
+        truth.append(dict(boxes=real, labels=labels))
+        if crowds:
+            truth[-1]["crowd"] = torch.rand(count, generator=g) < 0.2
+        found.append(dict(boxes=own, labels=said, scores=scores))
+    return truth, found
+
+
+def plain_pycocotools(truth, found, names, kind="bbox", use_names=1, limit=100):
+    """What pycocotools' own summary is made from, without any of our code: precision 10×101×K, recall 10×K."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    real, own = [], []
+    for i, picture in enumerate(truth):
+        for j, box in enumerate(picture["boxes"].tolist()):
+            row = dict(id=len(real) + 1, image_id=i, category_id=int(picture["labels"][j]) + 1,
+                       iscrowd=int(picture["crowd"][j]) if "crowd" in picture else 0)
+            row |= dict(bbox=[box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                        area=(box[2] - box[0]) * (box[3] - box[1]))
+            real.append(row | (coded(picture["masks"][j]) if kind == "segm" else {}))
+    for i, picture in enumerate(found):
+        for j, box in enumerate(picture["boxes"].tolist()):
+            row = dict(image_id=i, category_id=int(picture["labels"][j]) + 1, score=picture["scores"][j].item())
+            row |= dict(bbox=[box[0], box[1], box[2] - box[0], box[3] - box[1]]) if kind == "bbox" else {}
+            own.append(row | (coded(picture["masks"][j]) if kind == "segm" else {}))
+    table = COCO()
+    table.dataset = dict(images=[dict(id=i, height=100, width=100) for i in range(len(truth))], info={},
+                         annotations=real, categories=[dict(id=k + 1) for k in range(names)])
+    table.createIndex()
+    judge = COCOeval(table, table.loadRes(own), kind)
+    judge.params.useCats, judge.params.maxDets = use_names, [limit]
+    judge.evaluate()
+    judge.accumulate()
+    precision, recall = judge.eval["precision"][:, :, :, 0, 0], judge.eval["recall"][:, :, 0, 0]
+    return np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall)
+
+
+def coded(mask):
+    from pycocotools import mask as coder
+
+    return dict(segmentation=coder.encode(np.asfortranarray(mask.numpy().astype(np.uint8))))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_average_precision_is_that_of_pycocotools(seed):
+    truth, found = photographs(seed=seed)
+    matches = metrics.match_boxes(truth, found, 6)  # two names never occur
+    expected = plain_pycocotools(truth, found, 6)[0].mean(1)
+    assert np.allclose(matches.per_name(), expected.mean(0), equal_nan=True) and np.isnan(expected[:, 5]).all()
+    assert np.allclose(matches.per_name(0.75), expected[5], equal_nan=True)
+    assert matches.ap() == pytest.approx(np.nanmean(expected)) and matches.ap(iou=0.5) > matches.ap(iou=0.9)
+    assert matches.ap([1, 3]) == pytest.approx(np.nanmean(expected[:, [1, 3]]))
+
+
+def test_recall_of_proposals_is_that_of_pycocotools():
+    truth, found = photographs(seed=3, ties=False)  # of a tie, without names, it takes the first name's
+    for limit in (2, 5, 100):
+        matches = metrics.match_boxes(truth, found, 4, by_name=False, limit=limit)
+        expected = plain_pycocotools(truth, found, 4, use_names=0, limit=limit)[1]
+        assert matches.recall() == pytest.approx(expected.mean()), limit
+        assert matches.recall(0.5) == pytest.approx(expected[0, 0])
+
+
+def test_masks_are_compared_as_pycocotools_does():
+    truth, found = photographs(seed=4)
+    at = torch.arange(100)
+    for picture in (*truth, *found):
+        x0, y0, x1, y1 = picture["boxes"].round().view(-1, 4, 1).unbind(1)
+        rows, columns = (at >= y0) & (at < y1), (at >= x0) & (at < x1)
+        picture["masks"] = rows[:, :, None] & columns[:, None] & ((at + at[:, None]) % 7 > 0)
+    ours = metrics.match_boxes(truth, found, 4, masks=True).per_name()
+    assert np.allclose(ours, plain_pycocotools(truth, found, 4, "segm")[0].mean((0, 1)), equal_nan=True)
+    assert not np.allclose(ours, metrics.match_boxes(truth, found, 4).per_name())
+
+
+def average_precision_naive(truth, found, label, threshold):
+    """The definition in plain loops, without crowds: walk down the scores, then read the best precision from each
+    recall on."""
+    boxes = [(-own["scores"][j].item(), i, j) for i, own in enumerate(found)
+             for j in range(len(own["labels"])) if own["labels"][j] == label]
+    wanted = sum(int((real["labels"] == label).sum()) for real in truth)
+    taken, hits, points = set(), 0, []
+    for seen, (_, i, j) in enumerate(sorted(boxes), 1):
+        best, place = threshold, None
+        for k, real in enumerate(truth[i]["boxes"].tolist()):
+            if truth[i]["labels"][k] != label or (i, k) in taken:
+                continue
+            x0, y0, x1, y1 = found[i]["boxes"][j].tolist()
+            across, down = min(x1, real[2]) - max(x0, real[0]), min(y1, real[3]) - max(y0, real[1])
+            common = max(across, 0) * max(down, 0)
+            overlap = common / ((x1 - x0) * (y1 - y0) + (real[2] - real[0]) * (real[3] - real[1]) - common)
+            if overlap >= best:
+                best, place = overlap, k
+        if place is not None:
+            taken.add((i, place))
+            hits += 1
+        points.append((hits / wanted, hits / seen))
+    return sum(max((p for r, p in points if r >= t / 100), default=0.0) for t in range(101)) / 101
+
+
+def test_average_precision_by_plain_loops():
+    truth, found = photographs(8, names=3, seed=5, crowds=False)
+    matches = metrics.match_boxes(truth, found, 3)
+    for label in range(3):
+        for threshold in (0.5, 0.75):
+            by_hand = average_precision_naive(truth, found, label, threshold)
+            assert matches.per_name(threshold)[label].item() == pytest.approx(by_hand, abs=1e-9)
+
+
+def test_what_nobody_looked_for_is_left_out():
+    """LVIS' rules, on one picture with one dog (0): a cat (1) was looked for in vain, nobody looked for a cow (2)."""
+    box = torch.tensor([[0.0, 0, 10, 10]])
+    other = box + 30
+    real = dict(boxes=box, labels=[0], negative=[1])
+    found = dict(boxes=torch.cat([other, other, other, box]), labels=[0, 1, 2, 0], scores=[0.9, 0.9, 0.9, 0.5])
+    matches = metrics.match_boxes([real], [found], 3)
+    assert [len(picture) for picture, _, _ in matches.rows] == [2, 1, 0], "the cow is neither right nor wrong"
+    assert matches.ap([0]) == pytest.approx(0.5)
+    some = metrics.match_boxes([real | dict(not_exhaustive=[0])], [found], 3)
+    assert some.ap([0]) == pytest.approx(1), "where not all dogs are marked, one more may be right"
+    strict = metrics.match_boxes([{k: v for k, v in real.items() if k != "negative"}], [found], 3)
+    assert [len(picture) for picture, _, _ in strict.rows] == [2, 1, 1]
+
+
+def test_the_limit_is_a_picture_s():
+    box = torch.tensor([[0.0, 0, 10, 10]])
+    found = dict(boxes=torch.cat([box + 40, box]), labels=[1, 0], scores=[0.9, 0.5])
+    ap = [metrics.match_boxes([dict(boxes=box, labels=[0])], [found], 2, limit=limit).ap([0]) for limit in (1, 2)]
+    assert ap == pytest.approx([0, 1])
+
+
+def test_resampled_pictures_count_as_often_as_they_are_drawn():
+    """A picture of weight two is as if it were there twice; one of weight nought as if it were not there."""
+    truth, found = photographs(6, seed=6, ties=False)
+    weights = torch.tensor([[2.0, 0, 1, 3, 1, 1]], dtype=torch.float64)
+    twice = [i for i, w in enumerate(weights[0].long().tolist()) for _ in range(w)]
+    ours = metrics.match_boxes(truth, found, 4).precision(weights)[0]
+    again = metrics.match_boxes([truth[i] for i in twice], [found[i] for i in twice], 4)
+    one = torch.ones(1, len(twice), dtype=torch.float64)
+    # a picture that is there twice gives two boxes of one score: the curve has a step more, not another one
+    assert torch.allclose(ours, again.precision(one)[0], atol=0.02, equal_nan=True)
+    plain = metrics.match_boxes(truth, found, 4)
+    once = torch.tensor([[1.0, 0, 1, 1, 0, 1]], dtype=torch.float64)
+    kept = metrics.match_boxes([truth[i] for i in (0, 2, 3, 5)], [found[i] for i in (0, 2, 3, 5)], 4)
+    assert torch.allclose(plain.precision(once)[0].mean(0), kept.per_name(), equal_nan=True)
+
+
+def test_bootstrap_of_average_precision_is_paired():
+    truth, found = photographs(30, seed=7)
+    matches = metrics.match_boxes(truth, found, 4)
+    a, b = matches.resampled(n=50, seed=1), matches.resampled(n=50, seed=1)
+    assert torch.equal(a, b) and a.std() > 0.005 and not torch.equal(a, matches.resampled(n=50, seed=2))
+    assert abs(a.mean().item() - matches.ap()) < 0.05
+    assert matches.resampled([1], n=5).shape == (5,)
+
+
+def test_nothing_found_and_nothing_there():
+    none = dict(boxes=torch.zeros(0, 4), labels=[], scores=[])
+    box = dict(boxes=torch.tensor([[0.0, 0, 10, 10]]), labels=[1])
+    assert metrics.match_boxes([box], [none], 2).ap() == 0
+    assert math.isnan(metrics.match_boxes([none], [none], 2).ap())
+    assert metrics.match_boxes([none], [box | dict(scores=[1.0])], 2).recall() == 0
+    many = metrics.match_boxes([box], [box | dict(scores=[1.0])], 1203)
+    assert many.ap() == pytest.approx(1) and torch.isnan(many.per_name()).sum() == 1202
+
+
+@pytest.mark.parametrize("truth, found, message", [
+    ([], [{}], "one dict a picture"),
+    ([dict(boxes=[[0, 0, 1, 1]], labels=[2])], [dict(boxes=[], labels=[], scores=[])], "outside 0 to 1"),
+    ([dict(boxes=[], labels=[])], [dict(boxes=[[0, 0, 1, 1]], labels=[0], scores=[])], "one score and one label"),
+])
+def test_lists_that_do_not_fit_are_refused(truth, found, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.match_boxes(truth, found, 2)
+    with pytest.raises(ValueError, match="none of COCO's thresholds"):
+        metrics.match_boxes([], [], 2).ap(iou=0.33)

@@ -38,6 +38,7 @@ COLAB = {
     "huggingface_hub": "0.34.4",
     "transformers": "4.55.4",
     "pandas": "2.2.2",
+    "pycocotools": "2.0.10",
 }
 MODULE = {"scikit-image": "skimage", "scikit-learn": "sklearn", "pillow": "PIL", "ipython": "IPython"}
 EMPTY = "__version__ = '7.7.1'\ndef start(*a, **k): return 'session'\ndef __getattr__(name): return name\n"
