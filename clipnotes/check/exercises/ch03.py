@@ -174,6 +174,7 @@ EXERCISES = {
         bug=chooser(-1, -1, nothing),
         cases=scores,
         use=choice_and_gradient,
+        anew=["hard_one_hot"],
     ),
     "slot_update": Exercise(
         reference=slots(),
