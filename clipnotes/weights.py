@@ -22,11 +22,15 @@ def stored(state: dict[str, Tensor], dtype: torch.dtype = torch.float16) -> dict
     return {k: v.to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in state.items()}
 
 
-def toy_world() -> dict[str, str]:
-    """What a card says of the toy world that a model was trained in; another one refuses the model."""
+def toy_world(detection: bool = False) -> dict[str, str]:
+    """What a card says of the toy world that a model was trained in; another one refuses the model.
+
+    detection: of its pictures for detectors, too.
+    """
     from clipnotes import toyworld  # here: a model without a toy world needs none
 
-    return {"toyworld_version": toyworld.VERSION, "generator_hash": toyworld.generator_hash()}
+    about = {"toyworld_version": toyworld.VERSION, "generator_hash": toyworld.generator_hash()}
+    return about | ({"detection_hash": toyworld.detection_hash()} if detection else {})
 
 
 def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
@@ -102,7 +106,7 @@ def _check_world(path: Path, card: dict) -> None:
     """A model is judged on the world it was trained on: refuse it in another one."""
     if "toyworld_version" not in card:
         return
-    for key, value in toy_world().items():
+    for key, value in toy_world("detection_hash" in card).items():
         if card.get(key, value) != value:
             raise RuntimeError(
                 f"{path.name} was trained with {key} {card[key]}, but the toy world here has {value}: "

@@ -14,7 +14,7 @@ from clipnotes.files import PACKAGE
 from clipnotes.toyworld import solids, training
 
 GENERATORS = (toyworld.singles, toyworld.crops, toyworld.counted, toyworld.line_art, toyworld.renders,
-              toyworld.scenes, toyworld.detection, toyworld.perspective)
+              toyworld.scenes, toyworld.perspective)
 
 
 @pytest.mark.parametrize("make", GENERATORS, ids=lambda f: f.__name__)
@@ -74,6 +74,12 @@ def test_the_hash_of_the_world_sees_labels_boxes_and_events(monkeypatch):
             assert changed(patch, kind, key, lambda values: values.roll(1, 0)) != toyworld.generator_hash()
 
 
+def test_the_world_is_near_the_one_that_models_were_trained_in():
+    stored = json.loads(training.WORLD.read_text("utf-8"))
+    for name, value in training.thumbnails().items():
+        assert torch.allclose(torch.tensor(value), torch.tensor(stored[name]), rtol=0, atol=training.NEAR), name
+
+
 def test_sprite_sheets_are_the_recorded_ones():
     data = PACKAGE / "data"
     facts = json.loads((data / "sprites.json").read_text("utf-8"))
@@ -130,7 +136,7 @@ def test_masks_lie_on_the_picture():
 
 
 def test_later_objects_hide_earlier_ones():
-    batch = toyworld.detection(60, seed=1, objects=(5, 5))
+    batch = toyworld.scenes(60, seed=1, objects=(5, 5))
     assert (batch["visible"] <= 1).all() and batch["visible"].min() < 0.95
     assert (batch["visible"][:, -1] == 1).all()
 
@@ -165,13 +171,6 @@ def test_near_things_are_larger():
     height = (batch["boxes"][:, 0, 3] - batch["boxes"][:, 0, 1]).float()
     z = batch["metres"][:, 0]
     assert height[z < 3].mean() > 2 * height[z > 6].mean()
-
-
-def test_long_tail_is_long():
-    batch = toyworld.detection(400, seed=1, long_tail=True, masks=False)
-    counts = torch.bincount(batch["labels"][batch["labels"] >= 0], minlength=len(toyworld.concepts()))
-    ordered = counts.sort(descending=True).values.float()
-    assert ordered[:15].sum() > 0.4 * ordered.sum() and (counts == 0).sum() > 20
 
 
 def test_splits_and_styles():
@@ -249,7 +248,7 @@ def test_bad_input_is_refused_early():
     with pytest.raises(ValueError, match="unknown style 'apple'; there are: noto"):
         toyworld.singles(2, styles=["apple"])
     with pytest.raises(ValueError, match="unknown style 'apple'; there are: noto"):
-        toyworld.detection(2, styles=["apple"], long_tail=True)
+        toyworld.scenes(2, styles=["apple"])
     with pytest.raises(ValueError, match='"varied" or "plain", not \'grass\''):
         toyworld.singles(2, ground="grass")
     with pytest.raises(ValueError, match="at most 160 pixels large, not 224"):

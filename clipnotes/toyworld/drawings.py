@@ -78,24 +78,15 @@ def tiles_of(style: Tensor, labels: Tensor) -> Tensor:
     return sprites()[0][style, labels].float() / 255
 
 
-def choose(g: torch.Generator, n: int, styles: Sequence[str], names: Sequence[str] | None,
-           long_tail: bool = False) -> tuple[Tensor, Tensor]:
-    """Concepts, then for each an artist of `styles` who drew it: (labels, styles), both n.
-
-    `long_tail`: the names in a fixed shuffled order, drawn with frequency 1/rank; otherwise all alike.
-    """
+def choose(g: torch.Generator, n: int, styles: Sequence[str], names: Sequence[str] | None) -> tuple[Tensor, Tensor]:
+    """Concepts, all alike, then for each an artist of `styles` who drew it: (labels, styles), both n."""
     unknown = [s for s in styles if s not in STYLES]
     if unknown:
         raise ValueError(f"unknown style {unknown[0]!r}; there are: {', '.join(STYLES)}")
     among = torch.tensor([STYLES.index(s) for s in styles])
     drawn = sprites()[1][among]
     pool = name_indices(names) if names is not None else torch.arange(drawn.shape[1])
-    if long_tail:
-        pool = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(5))]
     pool = pool[drawn[:, pool].any(0)]
-    if long_tail:
-        labels = pool[torch.multinomial(1 / torch.arange(1, len(pool) + 1).float(), n, True, generator=g)]
-    else:
-        labels = pool[torch.randint(0, len(pool), (n,), generator=g)]
+    labels = pool[torch.randint(0, len(pool), (n,), generator=g)]
     weights = drawn[:, labels].T.float()
     return labels, among[torch.multinomial(weights, 1, generator=g).squeeze(1)]

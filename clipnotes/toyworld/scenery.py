@@ -1,4 +1,4 @@
-"""Pictures of several things in one place: scenes, detection, perspective, and the course's postcard."""
+"""Pictures of several things in one place: scenes, perspective, and the course's postcard."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,11 +15,11 @@ from clipnotes.toyworld.painting import Place, dyes, recolour, region, two_regio
 
 def scenes(n: int, seed: int = 0, size: int = 96, *, objects: tuple[int, int] = (2, 3),
            styles: Sequence[str] = TRAIN_STYLES, names: Sequence[str] | None = None, tints: float = 0.2,
-           masks: bool = True, scale: tuple[int, int] = (28, 48), long_tail: bool = False) -> dict:
+           masks: bool = True, scale: tuple[int, int] = (28, 48)) -> dict:
     """Several objects over two named regions.
 
-    `objects`: least and most a scene; `scale`: sides in per cent of the picture; `long_tail`: names drawn with
-    frequency 1/rank, as in LVIS. Returns images n x 3 x size x size; labels, styles, tints n x K (-1: no such object);
+    `objects`: least and most a scene; `scale`: sides in per cent of the picture.
+    Returns images n x 3 x size x size; labels, styles, tints n x K (-1: no such object);
     boxes n x K x 4 (whole objects, clipped to the picture); visible n x K (share of the object that is not hidden);
     regions n x size x size (indices into REGIONS); captions; phrases (a list of lists). With `masks` also object_map
     n x size x size: the object (0 … K-1) seen at each pixel, -1 on the ground.
@@ -39,7 +39,7 @@ def scenes(n: int, seed: int = 0, size: int = 96, *, objects: tuple[int, int] = 
     for k in range(most):
         here = (number > k).nonzero().squeeze(1)
         m = len(here)
-        label, who = choose(g, m, styles, names, long_tail)
+        label, who = choose(g, m, styles, names)
         cell = corners[here, k]
         side = torch.randint(size * scale[0] // 100, size * scale[1] // 100 + 1, (m,), generator=g)
         nudge = torch.randint(-size // 16, size // 16 + 1, (2, m), generator=g)
@@ -73,11 +73,6 @@ def _tell(labels, tint, place, horizon, upper, lower, size: int, rng: Random) ->
             ground = lower if y + side // 3 >= horizon else upper
             rows.append(dict(index=index, tint=dye, size=sized, place=cell, ground=ground, x=x, y=y))
     return grammar.scene(rows, upper, lower, rng)
-
-
-def detection(n: int, seed: int = 0, size: int = 128, *, objects: tuple[int, int] = (2, 5), **options) -> dict:
-    """Scenes for detectors: larger, fuller, smaller objects; the options and the dict are those of `scenes`."""
-    return scenes(n, seed, size, objects=objects, scale=options.pop("scale", (18, 36)), **options)
 
 
 def label_map(batch: dict) -> Tensor:

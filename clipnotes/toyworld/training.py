@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from clipnotes.files import PACKAGE
-from clipnotes.toyworld import films, solids
+from clipnotes.toyworld import detection, films, solids
 from clipnotes.toyworld.drawings import TRAIN_STYLES
 from clipnotes.toyworld.pictures import counted, crops, line_art, renders, singles
 from clipnotes.toyworld.scenery import batch_seed, perspective, scenes
@@ -97,10 +97,10 @@ def samples() -> dict[str, dict]:
         return made | {"films": films.films(6, seed=1, size=32), "clouds": solids.clouds(22, seed=1, points=128)}
 
 
-def thumbnails() -> dict[str, list]:
+def thumbnails(batches: dict[str, dict] | None = None) -> dict[str, list]:
     """What the pixels are: eight pictures of each generator at 2 x 2 pixels, the mean points of clouds."""
     found = {}
-    for name, batch in samples().items():
+    for name, batch in (batches or samples()).items():
         if name == "clouds":
             value = batch["points"].abs().mean(1)
         else:
@@ -112,18 +112,32 @@ def thumbnails() -> dict[str, list]:
 
 @cache
 def generator_hash() -> str:
-    """A hash of what the generators make under one seed: integers, captions, pixels, and the sprite sheets.
+    """A hash of what the generators of CLIP's training, films and clouds make under one seed.
 
-    It goes into every checkpoint's card: a model is judged on the world it was trained on. Pixels that are within NEAR
-    of those in WORLD count as those, as machines differ by a level.
+    It goes into every checkpoint's card: a model is judged on the world it was trained on.
+    """
+    return _hash(samples())
+
+
+@cache
+def detection_hash() -> str:
+    """The same of the pictures for detectors; only what was trained on them has it in its card."""
+    with torch.autocast("cpu", enabled=False):
+        return _hash({"detection": detection.scenes(32, seed=1, tail=True)})
+
+
+def _hash(batches: dict[str, dict]) -> str:
+    """A hash of integers, captions, pixels, and the sprite sheets.
+
+    Pixels that are within NEAR of those in WORLD count as those, as machines differ by a level.
     """
     digest = hashlib.sha256((PACKAGE / "data" / "sprites.json").read_bytes())
-    for batch in samples().values():
+    for batch in batches.values():
         digest.update(json.dumps(batch.get("captions", batch.get("names"))).encode())
         for key in ("labels", "boxes", "events"):
             if key in batch:
                 digest.update(batch[key].numpy().tobytes())
-    stored, fresh = json.loads(WORLD.read_text("utf-8")), thumbnails()
+    stored, fresh = json.loads(WORLD.read_text("utf-8")), thumbnails(batches)
     for name, value in fresh.items():
         near = torch.allclose(torch.tensor(value), torch.tensor(stored[name]), rtol=0, atol=NEAR)
         digest.update(json.dumps(stored[name] if near else value).encode())
