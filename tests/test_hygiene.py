@@ -14,7 +14,7 @@ NOTEBOOKS = [TEMPLATE, *chapters()]
 
 
 # Chapters that are still written in long cells, with answers in their self-checks: to be rewritten, one by one.
-LONG_CELLS = {"12_pointclip", "13_depthclip"}
+LONG_CELLS = {"12_pointclip"}
 ASKED_LATER = {"lengths", "short_cells", "narrow_lines", "prose_between", "one_comprehension", "names_of_the_field",
                "claims_stand_alone", "claims_registered", "few_claims", "measured_prose", "settled_outputs",
                "stored_frames", "whole_exercises", "graded", "hidden_solutions"}

@@ -18,13 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipnotes import grammar
 from clipnotes.clip import CLIP, load_clip
 from recordings.runner import Recorder
 
 recorder = Recorder("13_depthclip")
 chapter = recorder.chapter
-SCALES, WORDS = (10, 30, 100, 300, 1000), list(grammar.DISTANCES)
+SCALES, WORDS = (10, 30, 100, 300, 1000), chapter.WORDS
 SCENES = (131_000_000, 132_000_000, 133_000_000)  # to train, to choose the temperature, to test
 # name: model, source of the vectors, size of the scenes, size they are enlarged to, window
 VARIANTS = {f"joint space at {size}": ("tiny-rn", "space", 128, size, 0) for size in (128, 192, 256)}
@@ -87,11 +86,10 @@ def measured(variant: str, seed: int, count: tuple[int, int, int]) -> dict:
     for how in ("set", "learned"):
         tried = {}
         for scale in SCALES:
-            bins = (patches[seen].quantile((torch.arange(6) + 0.5) / 6) if how == "set" else
-                    chapter.learn_bins(chapter.shares(at[0][seen], text_emb, scale), patches[seen]))
+            bins = chapter.fit_bins(how, at[0][seen], patches[seen], text_emb, scale)
 
             def answer(vectors: Tensor, bins: Tensor = bins, scale: float = scale) -> Tensor:
-                return chapter.to_pixels(chapter.shares(vectors, text_emb, scale) @ bins, (size, size))
+                return chapter.to_pixels(chapter.word_probs(vectors, text_emb, scale) @ bins, (size, size))
 
             error = chapter.depth_errors(answer(at[1]), choose["depth"])["abs_rel"].mean().item()
             tried[error] = scale, bins, answer

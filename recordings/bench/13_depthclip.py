@@ -19,7 +19,7 @@ def head(batch: int = 16, turns: int = 5) -> Results:
 
     def answer(count: int) -> Callable[[], torch.Tensor]:
         text_emb, bins = torch.randn(count, vectors.shape[-1]), torch.linspace(1, 20, count)
-        return lambda: chapter.to_pixels(chapter.shares(vectors, text_emb, 100) @ bins, (128, 128))
+        return lambda: chapter.to_pixels(chapter.word_probs(vectors, text_emb, 100) @ bins, (128, 128))
 
     for count in (7, 64, 512):
         found[f"DepthCLIP, head with {count} bins against tower"] = versus(

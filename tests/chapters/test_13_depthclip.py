@@ -88,7 +88,7 @@ def test_channels_are_kept_by_nearest_interpolation(chapter):
 def test_naive_and_fast_agree(chapter, rn, some):
     text_emb, bins = chapter.word_vectors(rn, WORDS), [1.0, 2, 3, 5, 8, 13]
     vectors = chapter.patch_vectors(rn, some["images"][:2])
-    fast = chapter.shares(vectors, text_emb, 20.0) @ torch.tensor(bins)
+    fast = chapter.word_probs(vectors, text_emb, 20.0) @ torch.tensor(bins)
     for i, y, x in ((0, 0, 0), (1, 3, 2), (0, 2, 1)):
         slow = chapter.depth_naive(vectors[i, y, x], text_emb, bins, 0.05)[2]
         assert slow == pytest.approx(fast[i, y, x].item(), abs=1e-3)
@@ -236,6 +236,13 @@ def test_learned_bins_find_hidden_ones(chapter):
     assert found.std() < 1e-3 and torch.isfinite(found).all()
 
 
+def test_set_bins_halve_equal_parts(chapter):
+    depth = torch.arange(1.0, 601.0)
+    bins = chapter.fit_bins("set", torch.zeros(600, 8), depth, torch.zeros(6, 8), 100)
+    assert [int(((depth > bins[i]) & (depth <= bins[i + 1])).sum()) for i in range(5)] == [100] * 5
+    assert abs(int((depth <= bins[0]).sum()) - 50) <= 1
+
+
 def test_linear_depth(chapter):
     g = torch.Generator().manual_seed(3)
     x, w = torch.randn(400, 6, generator=g), torch.randn(6, generator=g)
@@ -264,7 +271,7 @@ def test_windows(chapter, clip, some):
 
 
 def test_words_are_known_where_they_should_be(chapter):
-    assert grammar.unknown_words(" ".join([*WORDS, *chapter.sentences()]).replace("{}", "")) == []
+    assert grammar.unknown_words(" ".join([*WORDS, *chapter.TEMPLATES]).replace("{}", "")) == []
     assert {"unseen", "remote"} <= set(grammar.NEVER_TRAINED)
 
 
@@ -277,23 +284,22 @@ def test_motorcycle(chapter):
 
 
 def test_the_full_cell_runs_on_a_stand_in(chapter, monkeypatch):
-    """The cell itself, in full mode: the room through both sources, 13×17 patches of an RN50 with random weights."""
-    (cell,) = [c for c in code_cells(read(NOTEBOOK)) if c.id == "full-motorcycle"]
+    """The cells themselves, in full mode: the room through both sources, 13×17 patches of an RN50 with random weights."""
+    cells = [c for c in code_cells(read(NOTEBOOK)) if c.id in ("full-motorcycle", "full-card")]
     torch.manual_seed(0)
     stand_in, asked, cards = load_clip("RN50", pretrained=None), [], []
-    stand_in.card = {"sha256": "random"}
 
     def load(name, device):
         asked.append((name, device))
         return stand_in
 
-    monkeypatch.setattr(check, "card", lambda status, **facts: cards.append(status))
-    released = {"giant": 1.0, "extremely close": 1.5, "close": 2.0, "not in distance": 2.25, "a little remote": 2.5,
-                "far": 2.75, "unseen": 3.0}
-    space = dict(chapter.space) | dict(session=SimpleNamespace(mode="full", device="cpu", seed=0), load_clip=load,
-                                       RELEASED=released, clipnotes=SimpleNamespace(__version__="0"))
-    exec(compile(cell.source, "full-motorcycle", "exec"), space)
-    assert asked == [("RN50", "cpu")] and cards == ["13.room"] and "full" in tags(cell)
+    monkeypatch.setattr(check, "card", lambda id, **facts: cards.append(id))
+    session = SimpleNamespace(mode="full", device="cpu", seed=0)
+    space = dict(chapter.space) | dict(session=session, load_clip=load)
+    for cell in cells:
+        exec(compile(cell.source, cell.id, "exec"), space)
+        assert "full" in tags(cell)
+    assert asked == [("RN50", "cpu")] and cards == ["13.room"]
     assert set(space["answers"]) == {"layer4", "space"}
     assert all(0.1 < error < 0.9 for error, _ in space["answers"].values())
 
