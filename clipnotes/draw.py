@@ -126,8 +126,9 @@ def images(
     rows = -(-count // columns)
     texts = ["\n".join(wrap(t, int(13 * size))) for t in titles] if titles is not None else [""] * count
     lines = max(t.count("\n") + bool(t) for t in texts)
+    left = 0.08 * max(len(line) for text in row_titles or [""] for line in text.split("\n"))  # inches of letters
     figure, grid = _subplots(
-        rows, columns, figsize=(columns * size, rows * (size + 0.17 * lines)), squeeze=False
+        rows, columns, figsize=(columns * size + left, rows * (size + 0.17 * lines)), squeeze=False
     )
     for axes in grid.flat[count:]:
         axes.set_axis_off()

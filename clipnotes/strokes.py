@@ -185,7 +185,7 @@ def refine(pieces: Sequence[Tensor], piece: Tensor, pixel: Tensor, t: Tensor, co
     target = torch.stack([pixel % columns, pixel // columns]) + 0.5
     begin, end = low.index_select(0, piece), high.index_select(0, piece)
     first, last = torch.lerp(begin, end, -0.5).clamp(min=0), torch.lerp(begin, end, 1.5).clamp(max=1)
-    return nearest([p.index_select(1, piece) for p in shape], target, t, first, last, rounds)
+    return nearest([points.index_select(1, piece) for points in shape], target, t, first, last, rounds)
 
 
 def close_pairs(pieces: Sequence[Tensor], ends: Sequence[Tensor], reach: float, length: float,

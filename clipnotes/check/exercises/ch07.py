@@ -35,6 +35,14 @@ def square(row: Tensor) -> Tensor:
     return row.view(math.isqrt(len(row)), -1)
 
 
+def class_view(attention: Tensor) -> Tensor:
+    return square(attention[-1].mean(0)[0, 1:])
+
+
+def scaled(view: Tensor) -> Tensor:
+    return (view - view.min()) / (view.max() - view.min())
+
+
 def pushed(images: Tensor, g: torch.Generator) -> Tensor:
     """Views that need nothing of the chapter, B×3×H×W -> B·3×3×H×W: each as it is, then pushed about twice."""
     views = [images]
@@ -100,6 +108,7 @@ def losses(sketch: dict, target: dict, weights: dict[str, float], norm: str = "L
         gap = sketch[layer] - target[layer]
         gap = gap.square() if norm == "L2" or slip == "norm" else gap.abs()
         distance = gap.sum() if slip == "sum" else gap.mean()
+        distance = distance.sqrt() if slip == "root" and norm == "L2" else distance
         if layer == "fc" and slip != "fc":
             distance = 1 - F.cosine_similarity(sketch[layer], target[layer]).mean()
         parts[layer] = distance if slip == "weight" else weight * distance
@@ -124,12 +133,14 @@ EXERCISES = {
         tolerance=1e-4,
     ),
     "last_layer": Exercise(
-        reference=lambda attention: square(attention[-1].mean(0)[0, 1:]),
+        reference=class_view,
         twins=[(lambda attention: square(attention.mean((0, 1))[0, 1:]), "that is the mean over all layers still."),
                (lambda attention: square(attention[-1].mean(0)[1:, 0]),
                 "rows look, columns are looked at: you took how much the patches look at the class token."),
                (lambda attention: square(attention[-1].mean(0)[1:, 1:].mean(0)),
-                "that is the view of the mean query, not of the class token.")],
+                "that is the view of the mean query, not of the class token."),
+               (lambda attention: scaled(class_view(attention)),
+                "leave the probabilities as they are, not scaled to [0, 1].")],
         hint="attention[-1] is the last layer; mean over heads; row 0; without column 0.",
         cases=attentions,
     ),
@@ -156,6 +167,7 @@ EXERCISES = {
     "my_losses": Exercise(
         reference=losses,
         twins=[(slipped("sum"), "the mean over all elements, not the sum."),
+               (slipped("root"), "L2 is the mean of the squares here, without a root."),
                (slipped("fc"), "the pooled vector is compared by one minus the cosine."),
                (slipped("norm"), "L1 is the absolute difference."),
                (slipped("weight"), "each part is multiplied by its weight.")],

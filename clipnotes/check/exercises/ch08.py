@@ -43,10 +43,14 @@ def chosen(text: Tensor, frames: Tensor, mask: Tensor, temperature: float) -> Te
     return torch.einsum("nbt,btd->nbd", logits.softmax(2), F.normalize(frames, dim=-1))
 
 
+def unweighted(frames: Tensor, mask: Tensor) -> Tensor:
+    return mean_over_frames(F.normalize(frames, dim=-1), mask)
+
+
 def tables() -> list[tuple[Tensor]]:
-    """Without ties, all equal, and with some ties."""
+    """Without ties, all equal, and with some ties: places 1.5, 2, 2 and 3.5, so that both middle ones are the same."""
     g = torch.Generator().manual_seed(3)
-    some = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.5, 0.0], [0.9, 0.1, 0.2, 0.3], [0.0, 2.0, 1.0, 0.0]])
+    some = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.5, 0.0], [0.9, 0.1, 0.2, 0.1], [0.0, 2.0, 1.0, 0.0]])
     return [(torch.randn(7, 7, generator=g),), (torch.zeros(5, 5),), (some,)]
 
 
@@ -96,18 +100,24 @@ EXERCISES = {
                (lambda frames, mask: F.normalize(torch.where(mask[..., None] == 1, frames, 0.0).sum(1), dim=-1),
                 "frames are not unit before the mean."),
                (lambda frames, mask: F.normalize((F.normalize(frames, dim=-1) * mask[..., None]).sum(1), dim=-1),
-                "NaN times zero is NaN: choose with torch.where instead of multiplying.")],
+                "NaN times zero is NaN: choose with torch.where instead of multiplying."),
+               (lambda frames, mask: (torch.where(mask[..., None] == 1, F.normalize(frames, dim=-1), 0.0).sum(1)
+                                      / mask.sum(1, keepdim=True)),
+                "the mean itself has to be brought to unit length, too.")],
         hint="unit length a frame, zero where the mask is zero, the sum over time, unit length again.",
         cases=masked,
         anew=["mean_video_naive", "mean_over_frames", "MeanHead"],
     ),
     "best_frame_logits": Exercise(
         reference=lambda text, frames, mask: cosines(text, frames).masked_fill(mask[None] == 0, -torch.inf).amax(2),
-        twins=[(lambda text, frames, mask: cosines(text, frames).amax(2), "padding can win: mask it before you take the "
-                "largest."),
-               (lambda text, frames, mask: F.normalize(text, dim=-1) @ unit_mean(frames, mask).T, "that is the mean still."),
-               (lambda text, frames, mask: (cosines(text, frames) * mask[None]).amax(2), "a padded frame now scores zero, "
-                "which beats every negative cosine: use minus infinity.")],
+        twins=[(lambda text, frames, mask: cosines(text, frames).amax(2),
+                "padding can win: mask it before you take the largest."),
+               (lambda text, frames, mask: F.normalize(text, dim=-1) @ unit_mean(frames, mask).T,
+                "that is the mean still."),
+               (lambda text, frames, mask: (cosines(text, frames) * mask[None]).amax(2),
+                "a padded frame now scores zero, which beats every negative cosine: use minus infinity."),
+               (lambda text, frames, mask: torch.einsum("nd,btd->nbt", text, frames)
+                .masked_fill(mask[None] == 0, -torch.inf).amax(2), "cosines: texts and frames to unit length first.")],
         hint="all cosines N×B×T, padding to minus infinity, then the largest over time.",
         cases=searched,
     ),
@@ -128,8 +138,13 @@ EXERCISES = {
                                                            F.normalize(frames, dim=-1)),
                 "padding gets weight: mask it first."),
                (lambda text, frames, mask, t: chosen(text, frames, mask, 1.0), "the temperature divides the cosines."),
-               (lambda text, frames, mask, t: chosen(text, frames, mask, 1 / t), "the temperature divides; you multiply."),
-               (lambda text, frames, mask, t: mean_over_frames(F.normalize(frames, dim=-1), mask).expand(len(text), -1, -1),
+               (lambda text, frames, mask, t: chosen(text, frames, mask, 0.1),
+                "that is always 0.1: divide by the temperature that is passed."),
+               (lambda text, frames, mask, t: F.normalize(chosen(text, frames, mask, t), dim=-1),
+                "right, but brought to unit length: leave the mean as it is."),
+               (lambda text, frames, mask, t: chosen(text, frames, mask, 1 / t),
+                "the temperature divides; you multiply."),
+               (lambda text, frames, mask, t: unweighted(frames, mask).expand(len(text), -1, -1),
                 "that is the mean: the text has no say.")],
         hint="cosines N×B×T over the temperature, padding to minus infinity, softmax over time, weighted sum.",
         cases=asked,

@@ -46,6 +46,10 @@ def predecessor(x: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
 
 
+def own_first(x: Tensor) -> Tensor:
+    return torch.cat([x[:, :1], x[:, :-1]], 1)
+
+
 def successor(x: Tensor) -> Tensor:
     return torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], 1)
 
@@ -81,13 +85,16 @@ def films_and_kernels() -> list[tuple[Tensor, Tensor]]:
 # ---------------------------------------------------------------- films look for films
 
 
-def film_to_film(own: bool = False, divided: bool = True) -> Callable:
-    """Supervised contrastive learning. own: a film finds itself; divided: by the number of positives."""
+def film_to_film(own: bool = False, divided: bool = True, inside: bool = False) -> Callable:
+    """Supervised contrastive learning. own: a film finds itself; divided: by the number of positives; inside: the mean
+    stands inside the logarithm."""
     def loss(emb: Tensor, labels: Tensor, scale: float) -> Tensor:
         logits, same = scale * emb @ emb.T, same_label(labels)
         if not own:
             logits, same = logits.fill_diagonal_(-1e9), same.fill_diagonal_(0)
         shares = same / same.sum(1, keepdim=True) if divided else same
+        if inside:
+            return -(logits.softmax(1) * shares).sum(1).log().mean()
         return -(logits.log_softmax(1) * shares).sum(1).mean()
 
     return loss
@@ -102,12 +109,15 @@ def labelled_vectors() -> list[tuple[Tensor, Tensor, float]]:
 # ---------------------------------------------------------------- the loss from memory
 
 
-def divergence(sharpness: float = 10.0, both: bool = True, per_row: bool = True) -> Callable:
-    """The release's loss. sharpness: of the targets; both directions, or the films'; per_row: batchmean."""
+def divergence(sharpness: float = 10.0, both: bool = True, per_row: bool = True, crossed: bool = False) -> Callable:
+    """The release's loss. sharpness: of the targets; both directions, or the films'; per_row: batchmean; crossed: the
+    cross-entropy, which has the targets' entropy on top."""
     def loss(video_emb: Tensor, text_emb: Tensor, labels: Tensor, scale: Tensor | float) -> Tensor:
         logits = scale * video_emb @ text_emb.T
         target = (sharpness * same_label(labels).to(logits.dtype)).softmax(1)
         tables = (logits, logits.T) if both else (logits,)
+        if crossed:
+            return sum(F.cross_entropy(table, target) for table in tables) / len(tables)
         found = [F.kl_div(table.log_softmax(1), target, reduction="batchmean") for table in tables]
         return sum(found) / len(found) / (1 if per_row else len(labels))
 
@@ -120,7 +130,9 @@ EXERCISES = {
         twins=[(same_label, "a row has to add up to one."),
                (lambda labels: torch.eye(len(labels)), "the diagonal alone is chapter 1's answer."),
                (lambda labels: (10 * same_label(labels)).softmax(1),
-                "that is the release's: here nothing at all is left for the others.")],
+                "that is the release's: here nothing at all is left for the others."),
+               (lambda labels: same_label(labels).softmax(1),
+                "a softmax over 1 and 0 leaves the others a good share: divide instead.")],
         hint="where labels agree, one divided by how often the label stands in the batch.",
         cases=some_labels,
     ),
@@ -128,6 +140,9 @@ EXERCISES = {
         reference=online(predecessor),
         twins=[(both_ways, "that still reads the next frame."),
                (online(lambda x: x.roll(1, 1)), "a roll: frame 0 must not know the last one."),
+               (online(own_first), "nothing comes before frame 0: zeros stand there, as in `shift`."),
+               (lambda x, div=8: online(successor, 1)(online(predecessor)(x, div), div),
+                "the second eighth stays: nothing comes from the future."),
                (online(predecessor, 1), "the first eighth of the channels is to move, not the second."),
                (online(successor), "that frame is still to come: take the one before.")],
         hint="channels [0, D/div) of frame t are those of frame t - 1; zeros in frame 0.",
@@ -138,6 +153,8 @@ EXERCISES = {
         twins=[(conv(lambda x: x.mT, padding=0), "there are as many frames as before: pad by one on each side."),
                (lambda x, kernel: conv(lambda x: x.mT)(x, kernel).mT,
                 "turn the answer back: frames come before channels."),
+               (lambda x, kernel: conv(lambda x: x.mT)(x, kernel).mT.reshape(x.shape),
+                "the way back is a transpose, too: a reshape moves no number."),
                (lambda x, kernel: conv(lambda x: x.mT)(x, kernel.flip(2)),
                 "the kernel runs backwards: its first tap belongs to the frame before.")],
         hint="channel k at time t has to meet channel k at the times t - 1, t and t + 1.",
@@ -147,7 +164,8 @@ EXERCISES = {
     "film_to_film": Exercise(
         reference=film_to_film(),
         twins=[(film_to_film(own=True), "a film finds itself: take it out of softmax and positives."),
-               (film_to_film(divided=False), "each film counts alike: divide by the number of its positives.")],
+               (film_to_film(divided=False), "each film counts alike: divide by the number of its positives."),
+               (film_to_film(inside=True), "the mean of the logarithms, not the logarithm of the mean.")],
         hint="take the film itself out twice: of the softmax, and of its positives; divide by their number.",
         cases=labelled_vectors,
     ),
@@ -155,6 +173,8 @@ EXERCISES = {
         reference=divergence(),
         twins=[(divergence(per_row=False), "the mean over all entries also divides by the batch: batchmean."),
                (divergence(both=False), "a film looks for its texts, and a text for its films: both directions."),
+               (divergence(crossed=True),
+                "that is the cross-entropy with the targets: a divergence is 0 where both agree."),
                (divergence(sharpness=1.0), "the targets are a softmax over 10 and 0, not over 1 and 0."),
                (divergence(sharpness=1e3), "the targets keep a trace of each negative: a softmax over 10 and 0.")],
         hint="targets, logarithms of a softmax, a divergence: row by row, and column by column.",
