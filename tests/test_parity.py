@@ -45,6 +45,8 @@ RIGHT = {  # component -> what gives its right candidate: the chapter's own, or 
     "groupvit.contrastive": lambda: library.clip_loss,
     "groupvit.multilabel_loss": lambda: COURSE.ch03.multi_label_loss,
     "groupvit.segment": lambda: COURSE.ch03.segment_released,
+    "vild.head": lambda: ViLDHead, "vild.text_head": lambda: ViLDHead, "vild.distillation": lambda: distillation_loss,
+    "vild.class_loss": lambda: class_loss_released, "vild.ensemble": lambda: ensemble_scores,
     "clipasso.losses": lambda: COURSE.ch07.feature_losses, "clipasso.saliency": lambda: COURSE.ch07.saliency_map,
     "clipasso.xdog": lambda: COURSE.ch07.xdog, "clipasso.sampling": lambda: COURSE.ch07.sampling,
     "clipasso.rasteriser": lambda: fine,
@@ -65,6 +67,48 @@ RIGHT = {  # component -> what gives its right candidate: the chapter's own, or 
 
 def gumbel(logits, noise, tau):
     return COURSE.ch03.hard_one_hot(((logits + noise) / tau).softmax(-2))
+
+
+class ViLDTower(nn.Module):
+    def __init__(self, channels, bins, convs, hidden, embed_dim):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
+        self.fc6, self.fc7 = nn.Linear(channels * bins * bins, hidden), nn.Linear(hidden, hidden)
+        self.project = nn.Linear(hidden, embed_dim)
+
+    def forward(self, regions):
+        for conv in self.convs:
+            regions = conv(regions).relu()
+        hidden = self.fc7(self.fc6(regions.flatten(1)).relu()).relu()
+        return hidden, F.normalize(self.project(hidden), dim=-1)
+
+
+class ViLDHead(nn.Module):
+    def __init__(self, channels, bins, convs, hidden, embed_dim, separate=False):
+        super().__init__()
+        self.tower = ViLDTower(channels, bins, convs, hidden, embed_dim)
+        self.image_tower = ViLDTower(channels, bins, convs, hidden, embed_dim) if separate else None
+        self.background, self.box = nn.Parameter(torch.randn(embed_dim)), nn.Linear(hidden, 4)
+
+    def forward(self, regions, text_emb):
+        hidden, region_emb = self.tower(regions)
+        logits = 100 * region_emb @ F.normalize(torch.cat([self.background[None], text_emb]), dim=-1).T
+        return logits, self.box(hidden), self.image_tower(regions)[1] if self.image_tower else region_emb
+
+
+def distillation_loss(student, teacher, boxes):
+    apart = (student - F.normalize(teacher, dim=-1)).abs().sum(-1)
+    return apart[boxes.amax(-1) > 0].mean()
+
+
+def class_loss_released(logits, labels, mask):
+    return F.cross_entropy(logits * mask, labels)
+
+
+def ensemble_scores(text_logits, image_logits, base):
+    text, image = text_logits.softmax(-1)[..., 1:], image_logits.softmax(-1)
+    weight = torch.where(base > 0, 2 / 3, 1 / 3)
+    return text**weight * image ** (1 - weight)
 
 
 def fine(points, width, size):
@@ -215,6 +259,47 @@ def groupvit_segment():
     for case, threshold in (("nobg", None), ("bg05", 0.05), ("bg60", 0.6)):
         tensors[f"out/pred_{case}"] = COURSE.ch03.segment_released(*inputs, threshold, top_k=3)
     return tensors, {"top_k": 3, "grid": [3, 5]}
+
+
+def vild_head(separate):
+    head, roi, text_emb = lively(ViLDHead(6, 3, 2, 20, 10, separate)), torch.randn(3, 5, 6, 3, 3), torch.randn(4, 10)
+    logits, boxes, emb = (value.unflatten(0, (3, 5)) for value in head(roi.flatten(0, 1), text_emb))
+    out = dict(test_class_outputs=logits, test_box_outputs=boxes, train_class_outputs=logits[:, :3],
+               train_box_outputs=boxes[:, :3], train_distill_feat=emb[:, 3:])
+    out |= dict(test_distill_feat=emb) if separate else {}
+    scope = "weights/frcnn_layer_0/fast_rcnn_head/"
+    tensors = {f"{scope}class-predict/kernel": text_emb.T,
+               f"{scope}background-class-predict/kernel": head.background[:, None]}
+    for key, value in list(head.state_dict().items())[1:]:  # the background comes first
+        *tower, layer, kind = key.replace("convs.", "conv_").replace("project", "project-to-clip").split(".")
+        layer = "box-predict" if layer == "box" else layer
+        if tower == ["image_tower"]:
+            layer = ("distill-" if "project" in layer else "distill_") + layer
+        if kind == "weight" and value.ndim == 4:
+            value = value.permute(2, 3, 1, 0)
+        elif kind == "weight":
+            value = value.view(20, 6, 3, 3).permute(2, 3, 1, 0).flatten(0, 2) if layer.endswith("fc6") else value.T
+        tensors[f"{scope}{layer}/{'kernel' if kind == 'weight' else kind}"] = value
+    out = {f"out/{key}": value for key, value in out.items()}
+    return {"in/roi": roi.permute(0, 1, 3, 4, 2), **tensors, **out}, dict(num_convs=2, max_distill_rois=2)
+
+
+def vild_distillation():
+    student, teacher, boxes = unit(3, 6, 20), torch.randn(3, 6, 20), torch.rand(3, 6, 4)
+    boxes[0, 2:] = 0
+    logits, labels, mask = torch.randn(3, 7, 9), torch.randint(0, 9, (3, 7)), (torch.arange(9) < 6).float()
+    flat = logits.flatten(0, 1), labels.flatten()
+    return {"in/student": student, "in/teacher": teacher, "in/roi_boxes": boxes, "in/class_logits": logits,
+            "in/class_targets": labels, "in/base_mask_with_bg": mask,
+            "out/loss": distillation_loss(student, teacher, boxes),
+            "out/class_loss_masked": class_loss_released(*flat, mask),
+            "out/class_loss_unmasked": F.cross_entropy(*flat)}, {}
+
+
+def vild_ensemble():
+    text, image, base = torch.randn(3, 4, 6), torch.randn(3, 4, 5), torch.tensor([1.0, 1, 0, 1, 0])
+    return {"in/text_logits_with_bg": text, "in/image_logits": image, "in/base_mask": base,
+            "out/scores": ensemble_scores(text, image, base)}, {}
 
 
 def clipasso_losses():
@@ -389,6 +474,7 @@ def depthclip_errors():
 SECOND = {  # golden file -> what makes another one of its kind
     "lseg_spatial_block_bottleneck": functools.partial(spatial_block, lseg.BottleneckBlock),
     "lseg_spatial_block_depthwise": functools.partial(spatial_block, lseg.DepthwiseBlock),
+    "vild_head": functools.partial(vild_head, True), "vild_text_head": functools.partial(vild_head, False),
     "clip4clip_meanP": functools.partial(clip4clip, lambda: COURSE.ch08.MeanHead(), True),
     "clip4clip_seqLSTM": functools.partial(clip4clip, lambda: COURSE.ch08.LSTMHead(24), True),
     "clip4clip_seqTransf": functools.partial(clip4clip, lambda: COURSE.ch08.TransformerHead(24, 1, 3, 9), True),
@@ -397,7 +483,8 @@ SECOND = {  # golden file -> what makes another one of its kind
     "actionclip_lstm": functools.partial(actionclip, lambda: COURSE.ch09.LSTM(24)),
 } | {make.__name__: make for make in (
     clip_vit, clip_resnet, clip_text, clip_loss, clip_tokens, lseg_decoder_block, lseg_head, groupvit_grouping_block,
-    groupvit_encoder, groupvit_multilabel_loss, groupvit_segment, clipasso_losses, clipasso_saliency_init, rasteriser,
+    groupvit_encoder, groupvit_multilabel_loss, groupvit_segment, vild_distillation, vild_ensemble, clipasso_losses,
+    clipasso_saliency_init, rasteriser,
     clip4clip_metrics, actionclip_kl_loss, actionclip_shift, actionclip_conv1d, pointclip_project, pointclip_adapter,
     pointclip_fuse, pointclip_smooth_loss, pointclip_v2_project, depthclip_head, depthclip_errors)}
 
@@ -540,6 +627,24 @@ def slips_of_groupvit() -> list[tuple]:
             ("segment", lambda *given: ch03.segment_released(*given, top_k=1))]
 
 
+def slips_of_vild() -> list[tuple]:
+    class BackgroundLast(ViLDHead):
+        def forward(self, regions, text_emb):
+            logits, boxes, image_emb = super().forward(regions, text_emb)
+            return logits.roll(-1, 1), boxes, image_emb
+
+    class OneTower(ViLDHead):
+        def forward(self, regions, text_emb):
+            return *super().forward(regions, text_emb)[:2], self.tower(regions)[1]
+
+    def absent(logits, labels, mask):
+        return F.cross_entropy(logits.masked_fill(mask == 0, -1e4), labels)
+
+    return [("head", OneTower), ("text_head", BackgroundLast), ("class_loss", absent),
+            ("distillation", lambda student, teacher, boxes: (student - F.normalize(teacher, dim=-1)).abs().mean()),
+            ("ensemble", lambda text, image, base: ensemble_scores(text, image, 1 - base))]
+
+
 def slips_of_clipasso() -> list[tuple]:
     ch07 = COURSE.ch07
 
@@ -628,7 +733,8 @@ def slips_of_depthclip() -> list[tuple]:
 
 
 SLIPS = {  # method -> its components, each with a candidate that has a typical slip
-    "clip": slips_of_clip, "lseg": slips_of_lseg, "groupvit": slips_of_groupvit, "clipasso": slips_of_clipasso,
+    "clip": slips_of_clip, "lseg": slips_of_lseg, "groupvit": slips_of_groupvit,
+    "vild": slips_of_vild, "clipasso": slips_of_clipasso,
     "clip4clip": slips_of_clip4clip, "actionclip": slips_of_actionclip, "pointclip": slips_of_pointclip,
     "depthclip": slips_of_depthclip,
 }
