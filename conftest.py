@@ -16,10 +16,11 @@ os.environ.update({"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "PYTHONHASHSEE
 def pytest_runtest_call(item):
     result = yield
     if type(item).__name__ == "IPyNbCell":
+        from claims import under_seeds
         from compare import differences
         from notebooks import register_of
 
-        found = differences(item.cell, item.test_outputs, register_of(item.path))
+        found = differences(item.cell, item.test_outputs, register_of(item.path), under_seeds(item.path))
         if found:
             pytest.fail(f"{item.path.name}, cell {item.cell.id}: " + "; ".join(found), pytrace=False)
     return result

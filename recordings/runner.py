@@ -21,12 +21,14 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT / "tools", ROOT):
@@ -77,6 +79,23 @@ def identity(run: dict[str, Any]) -> str:
 def address(run: dict[str, Any]) -> str:
     """Where a run stands among others: STUDY:VARIANT:SEED."""
     return f"{run['study']}:{run['variant']}:{run['seed']}"
+
+
+@contextmanager
+def portable() -> Iterator[None]:
+    """One thread, and float32 where bfloat16 was asked for: that is rounded, and as quick, as the processor likes."""
+    threads, begin = torch.get_num_threads(), torch.autocast.__init__
+
+    def without_autocast(self: torch.autocast, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options | dict(enabled=False))
+
+    torch.set_num_threads(1)
+    try:
+        with (patch.object(torch.autocast, "__init__", without_autocast),
+              patch.object(torch.Tensor, "bfloat16", torch.Tensor.float)):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Recorder:
@@ -134,17 +153,21 @@ class Recorder:
         """The probe's numbers, measured now."""
         if self._probe is None:
             raise ValueError(f"recordings/{self.name}/record.py has no probe: write one (see recordings/runner.py).")
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with portable():
             return {key: rounded(float(value), 6) for key, value in self._probe().items()}
-        finally:
-            torch.set_num_threads(threads)
 
     def moved(self) -> list[str]:
-        """What the probe says of the stored runs: one sentence a number that is not what it was."""
-        stored, now = self.content().get("probe", {}), self.probed()
+        """What the probe says of the stored runs: one sentence a number that is not what it was.
+
+        RuntimeError where the probe does not get to its end.
+        """
         again = f"python recordings/{self.name}/record.py --again"
+        stored = self.content().get("probe", {})
+        try:
+            now = self.probed()
+        except Exception as error:
+            raise RuntimeError(f"The probe of {self.name} ends with {type(error).__name__}: {error} "
+                               f"Find the change, or record all again: {again}") from error
         found = []
         for key in sorted(stored.keys() | now.keys()):
             old, new = stored.get(key), now.get(key)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
+from claims import margin, share
 from clipnotes import check
 from clipnotes.check import claims
+from compare import differences
 from notebooks import shown
 
 REGISTER = """
@@ -91,6 +93,8 @@ def test_what_is_no_claim_is_refused(register, id, reason):
     [
         ('[a]\nkind = "maybe"', "no kind 'maybe'.*exact, live, shipped, recorded"),
         ('[a]\nkind = "live"\nbar = 1', "no key 'bar'"),
+        ('[a]\nkind = "shipped"\ndrifts = "training"', "only a live value that is no time drifts"),
+        ('[a]\nkind = "live"\ntiming = true\ndrifts = "training"', "only a live value that is no time drifts"),
         ("[a", "77_test.toml cannot be read"),
     ],
 )
@@ -117,3 +121,47 @@ def test_in_a_notebook_the_output_carries_the_figures(register):
     assert second["holds"] is False, "a claim that fails is shown before it raises"
     assert cells[1].outputs[0].data["text/plain"] == claims.line(first, claims.registered("77.loss"))
     assert cells[2].outputs[-1].ename == "AssertionError"
+
+
+# ---------------------------------------------------------------- run again on another processor
+
+DRIFTING = {"gain": dict(kind="live", low=0.3, drifts="training"), "still": dict(kind="live", low=0.3)}
+SEEDED = {f"77.{name}": dict(values=[0.5, 0.56, 0.52], baselines=[0.2, 0.21, None]) for name in DRIFTING}
+
+
+def cell_of(name, value=0.5, baseline=0.2, table=None):
+    """A cell that makes a claim, or that shows a table of its value."""
+    entry = dict(id=f"77.{name}", value=value, baseline=baseline, interval=None, n=9, holds=True)
+    told = nbformat.v4.new_output("display_data", {"text/plain": table or f"claim 77.{name}: {value}"},
+                                  metadata={} if table else {"clipnotes": {"claim": entry}})
+    return nbformat.v4.new_code_cell("x", outputs=[told], metadata={"clipnotes": {"drifts": [f"77.{name}"]}})
+
+
+def differ(stored, fresh):
+    return differences(stored, fresh.outputs, DRIFTING, SEEDED)
+
+
+def test_a_value_that_drifts_may_move_as_far_as_its_seeds_lie_apart():
+    assert margin(dict(value=0.5, baseline=0.2), DRIFTING["gain"], SEEDED["77.gain"]) == pytest.approx(0.06)
+    assert differ(cell_of("gain"), cell_of("gain", 0.559)) == []
+    assert "value 0.5 is stored, 0.561 comes" in differ(cell_of("gain"), cell_of("gain", 0.561))[0]
+    assert differ(cell_of("gain"), cell_of("gain", baseline=0.209)) == []
+    assert "baseline 0.2 is stored, 0.22 comes" in differ(cell_of("gain"), cell_of("gain", baseline=0.22))[0]
+
+
+def test_other_values_may_move_by_a_thousandth_of_their_scale():
+    assert differ(cell_of("still"), cell_of("still", 0.5004)) == []
+    assert "value 0.5 is stored, 0.502 comes" in differ(cell_of("still"), cell_of("still", 0.502))[0]
+
+
+def test_a_drifting_value_without_seeds_has_no_wider_margin():
+    assert margin(dict(value=0.5, baseline=None), DRIFTING["gain"], None) == pytest.approx(0.0005)
+    assert share("77.gain", DRIFTING, {}) == pytest.approx(0.001)
+
+
+def test_a_table_of_drifting_values_moves_by_the_same_share():
+    assert differ(cell_of("gain", table="dogs 50.00 %"), cell_of("gain", table="dogs 55.90 %")) == []
+    assert "50.00 is stored, 56.50 comes" in differ(cell_of("gain", table="dogs 50.00 %"),
+                                                    cell_of("gain", table="dogs 56.50 %"))[0]
+    assert "52.00 comes" in differ(cell_of("still", table="dogs 50.00 %"), cell_of("still", table="dogs 52.00 %"))[0]
+    assert "text is another" in differ(cell_of("gain", table="dogs 50.00"), cell_of("gain", table="cats 50.00"))[0]

@@ -70,12 +70,46 @@ def test_another_recipe_makes_these_runs_missing_and_no_others(tmp_path):
     assert identity(same.declared()[0]) != identity(changed.declared()[0])
 
 
+def test_a_variant_of_another_recipe_is_missing_alone(tmp_path):
+    made = recorder(tmp_path)
+    made.main([])
+    made.study(variants=("one", "two"), seeds=2, recipe=lambda variant: dict(steps=3 if variant == "one" else 4))(heads)
+    assert [(run["variant"], run["seed"]) for run in made.missing()] == [("two", 0), ("two", 1)]
+
+
+def heads(variant, seed):
+    return {}
+
+
 def test_the_probe_tells_what_code_does(tmp_path):
     recorder(tmp_path).main([])
     assert recorder(tmp_path).moved() == []
     (moved,) = recorder(tmp_path, rate=0.2).moved()
     assert moved.startswith("heads.error was ") and "record.py --again heads" in moved
     assert recorder(tmp_path, rate=0.2).main(["--probe"]) == 1
+
+
+def test_a_probe_that_breaks_names_what_to_record_again(tmp_path):
+    made = recorder(tmp_path)
+    made.main([])
+    made.probe(lambda: [][0])
+    with pytest.raises(RuntimeError, match="ends with IndexError.*python recordings/77_test/record.py --again"):
+        made.moved()
+
+
+def test_a_probe_is_in_single_precision_and_leaves_no_trace(tmp_path):
+    made, ones = recorder(tmp_path), torch.ones(2, 2)
+
+    @made.probe
+    def probe():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return {"heads.autocast": (ones @ ones).dtype == torch.float32,
+                    "heads.asked": ones.bfloat16().dtype == torch.float32}
+
+    assert made.probed() == {"heads.autocast": 1.0, "heads.asked": 1.0}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (ones @ ones).dtype == torch.bfloat16
+    assert ones.bfloat16().dtype == torch.bfloat16
 
 
 def test_an_unknown_run_is_refused(tmp_path, capsys):

@@ -28,11 +28,32 @@ def scale(entry: dict, claim: dict) -> float:
     return max([abs(size) for size in sizes if size is not None and math.isfinite(size)] or [1.0])
 
 
-def same(one: float | None, other: float | None, size: float) -> bool:
-    """Are two figures equal within a thousandth of their scale?"""
+def same(one: float | None, other: float | None, margin: float) -> bool:
+    """Are two figures equal within a margin?"""
     if one is None or other is None:
         return one is other
-    return math.isfinite(one) and abs(one - other) <= TOLERANCE * size
+    return math.isfinite(one) and abs(one - other) <= margin
+
+
+def margin(entry: dict, claim: dict, seeded: dict | None, key: str = "value") -> float:
+    """How far a claim's value or baseline, run again, may be from the stored one: a thousandth of the claim's scale.
+
+    Where the claim drifts from processor to processor, as far as the figures under seeds lie apart. seeded: these.
+    """
+    least = TOLERANCE * scale(entry, claim)
+    if not claim.get("drifts") or seeded is None:
+        return least
+    figures = [figure for figure in seeded[f"{key}s"] if figure is not None]
+    return max(least, max(figures, default=0.0) - min(figures, default=0.0))
+
+
+def share(id: str, register: dict[str, dict], seeded: dict[str, dict]) -> float:
+    """By what share of its size a printed figure may differ, where it is as uncertain as this claim."""
+    claim, figures = register.get(id.partition(".")[2], {}), seeded.get(id)
+    if figures is None:
+        return TOLERANCE
+    entry = {key: figures[f"{key}s"][0] for key in ("value", "baseline")}
+    return max(margin(entry, claim, figures, key) for key in entry) / scale(entry, claim)
 
 
 def live(path: Path) -> dict[str, dict]:
@@ -70,6 +91,11 @@ def record_of(path: Path) -> Path:
     return ROOT / "recordings" / path.stem / "seeds.json"
 
 
+def under_seeds(path: Path) -> dict[str, dict]:
+    """What is recorded for the live claims of a chapter: id -> values, baselines, holds, one a seed."""
+    return records.read(record_of(path))["claims"] if record_of(path).exists() else {}
+
+
 def complaints(path: Path, stored: Path | None = None) -> list[str]:
     """What is wrong with the record of a chapter; nothing for a chapter without live claims."""
     claims, stored = live(path), stored or record_of(path)
@@ -86,7 +112,7 @@ def complaints(path: Path, stored: Path | None = None) -> list[str]:
             found.append(f"{id} is registered as live, but was never run" + " under seeds" * (entry is not None)
                          + f"; {again}")
             continue
-        if not claim.get("timing") and not same(seeded["values"][0], entry["value"], scale(entry, claim)):
+        if not claim.get("timing") and not same(seeded["values"][0], entry["value"], TOLERANCE * scale(entry, claim)):
             found.append(f"{id} is {entry['value']} in the notebook and {seeded['values'][0]} in its record; {again}")
         for seed, value, holds in zip(record["seeds"], seeded["values"], seeded["holds"], strict=True):
             if not holds or (value is not None and failure(claim, value, None)):

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bench import commit, load, machine, median
-from claims import scale
+from claims import scale, under_seeds
 from clipnotes import records
 from clipnotes.check.claims import rounded
 from clipnotes.files import atomic_write
@@ -293,7 +293,8 @@ def run_chapter(path: Path, device: str | None, deadline: float) -> Item:
     failed = [{"cell": cell.id, "error": f"{o.ename}: {o.evalue}"[:300]} for cell in done for o in cell.outputs
               if o.output_type == "error"]
     old = {cell.id: cell for cell in code_cells(stored)}
-    differ = [text for cell in done if cell.id in old for text in differences(old[cell.id], cell.outputs, register)]
+    differ = [text for cell in done if cell.id in old
+              for text in differences(old[cell.id], cell.outputs, register, under_seeds(path))]
     whole = len(done) == len(cells)
     return {"cells": len(cells) - bool(device), "done": len(done) - bool(device), "failed": failed,
             "reached": whole or bool(failed), "ok": whole and not failed,

@@ -7,9 +7,11 @@ A chapter's claims are registered in one file beside its notebook, `chapters/09_
     low = 0.3                   # the bar: low, high or both; without either the baseline has to be beaten
     note = "accuracy with the transformer minus that with the mean"
 
-More keys: high; paper, the paper's figure as a number or words; null = true, the paper's claim does not hold here;
-lower_is_better = true; timing = true, where the value differs from run to run; restated = "why the bar was changed
-after its value was seen".
+More keys: high; paper, the paper's figure as a number or words; null = true, the paper's claim does not hold
+here; lower_is_better = true; timing = true, a ratio of processor times, which differs from run to run;
+drifts = "why", where another processor's rounding moves a live value, so that, run again, it may be as far from
+the stored one as the values under seeds lie apart (all else: a thousandth of its scale); restated = "why the
+bar or one of these keys was changed after the value was seen".
 """
 
 import math
@@ -22,7 +24,7 @@ from typing import Any
 from clipnotes.files import shared
 
 KINDS = ("exact", "live", "shipped", "recorded")
-KEYS = ("kind", "low", "high", "note", "paper", "null", "lower_is_better", "timing", "restated")
+KEYS = ("kind", "low", "high", "note", "paper", "null", "lower_is_better", "timing", "drifts", "restated")
 DIGITS = 4  # a stored value is rounded to so many significant digits
 
 
@@ -49,6 +51,9 @@ def read_register(path: Path) -> dict[str, dict[str, Any]]:
         if claim.get("kind") not in KINDS:
             raise ValueError(f"{path.name}, [{name}]: there is no kind {claim.get('kind')!r}. "
                              f"Write one of: {', '.join(KINDS)}.")
+        if "drifts" in claim and (claim["kind"] != "live" or claim.get("timing")):
+            raise ValueError(f"{path.name}, [{name}]: only a live value that is no time drifts, as far as its "
+                             "seeds lie apart. Leave out drifts.")
     return found
 
 

@@ -20,7 +20,7 @@ from clipnotes import grammar, toyworld
 from clipnotes.clip import CLIP, CLIPConfig, clip_loss
 from clipnotes.prompts import class_embeddings
 from clipnotes.tokenizer import tokenize
-from clipnotes.weights import save_weights, stored, toy_world
+from clipnotes.weights import load_weights, save_weights, stored, toy_world
 from recordings.runner import Recorder
 from recordings.tiny.train import log_run
 
@@ -79,7 +79,7 @@ def name_columns() -> Tensor:
     return column
 
 
-def train(objective: str, seed: int, data: dict, images: int, bf16: bool = True) -> tuple[CLIP, Tensor | None, float]:
+def train(objective: str, seed: int, data: dict, images: int) -> tuple[CLIP, Tensor | None, float]:
     """-> the model, a unit vector a class (None for "pictures"), the last loss."""
     torch.manual_seed(seed)
     g = torch.Generator().manual_seed(seed)
@@ -94,7 +94,7 @@ def train(objective: str, seed: int, data: dict, images: int, bf16: bool = True)
     model.train()
     for _ in range(steps):
         pick = torch.randint(0, len(labels), (BATCH,), generator=g)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
             look = [model.visual(model.standardise(views(data["images"][pick], g, objective == "pictures"))).float()
                     for _ in range(2 if objective == "pictures" else 1)]
             text = model.encode_ids(ids[pick]).float() if objective == "clip" else None
@@ -144,7 +144,8 @@ def measure(model: CLIP, class_emb: Tensor | None, stored_pictures: int = 1500, 
 def ship(objective: str, model: CLIP, class_emb: Tensor | None, minutes: float) -> None:
     """The tower of seed 0, beside this program."""
     tensors = dict(model.visual.state_dict()) | ({} if class_emb is None else {"classes": class_emb})
-    config = dict(image_size=SIZE, patch_size=8, width=128, layers=SHAPE.vision_layers, heads=2, embed_dim=128, pool="avg")
+    config = dict(image_size=SIZE, patch_size=8, width=128, layers=SHAPE.vision_layers, heads=2, embed_dim=128,
+                  pool="avg")
     card = dict(objective=objective, names=chosen_names(), images=IMAGES) | toy_world()
     path = recorder.path.with_name(f"{objective}.safetensors")
     save_weights(stored(tensors), path, "tower", config, card)
@@ -162,14 +163,25 @@ def towers(objective: str, seed: int) -> dict:
     return measure(model, class_emb)
 
 
+def shipped(objective: str) -> tuple[CLIP, Tensor | None]:
+    """The tower of seed 0, and a unit vector a class."""
+    model, tensors = CLIP(SHAPE).eval(), load_weights(f"01_clip/{objective}", "tower")[0]
+    classes = tensors.pop("classes", None)
+    model.visual.load_state_dict({name: weight.float() for name, weight in tensors.items()})
+    return model, None if classes is None else classes.float()
+
+
 @recorder.probe
 def probe() -> dict:
+    """Three steps of each kind of training; each measurement of the towers that ship."""
     found = {}
     for objective in recorder.studies["towers"].variants:
-        model, class_emb, loss = train(objective, 0, pictures(0, 200), 3 * BATCH, bf16=False)
-        row = measure(model, class_emb, 60, 40)
-        found[f"towers.{objective}_loss"] = loss
-        found[f"towers.{objective}_neighbour"] = row["noto"]["neighbour_name"]
+        _, class_emb, found[f"towers.{objective}_loss"] = train(objective, 0, pictures(0, 200), 3 * BATCH)
+        if class_emb is not None:
+            found[f"towers.{objective}_classes"] = (class_emb @ class_emb.T).mean()
+        rows = measure(*shipped(objective), 120, 60)
+        for style, row in rows.items():
+            found |= {f"towers.{objective}_{style}_{key}": value for key, value in row.items()}
     return found
 
 

@@ -110,11 +110,11 @@ def small(seed: int, start: str) -> LSeg:
 
 
 @torch.no_grad()
-def tokens_of(model: LSeg, images: Tensor, bf16: bool = True) -> Tensor:
+def tokens_of(model: LSeg, images: Tensor) -> Tensor:
     """The hooked tokens of all pictures, 4×n×T×C in bfloat16: a frozen encoder is asked only once."""
     found = []
     for part in images.split(50):
-        with half_precision(enabled=bf16):
+        with half_precision():
             layers = model.pretrained.model.layers(model.clip_pretrained.standardise(part.float() / 255))
         found.append(torch.stack([layers[hook] for hook in model.config.hooks]).bfloat16())
     return torch.cat(found, 1)
@@ -131,7 +131,7 @@ def stored_tokens(n: int, names: tuple[str, ...] | None = None, layers: int = 5,
 
 
 def sampled_loss(model: LSeg, path_1: Tensor, labels: Tensor, text_emb: Tensor, g: torch.Generator,
-                 pixels: int = 4000, bf16: bool = True) -> Tensor:
+                 pixels: int = 4000) -> Tensor:
     """Equation 2.2 on a random sample of the labelled pixels: the same in the mean, and much cheaper."""
     grid = (torch.arange(path_1.shape[-1]) * 95 / (path_1.shape[-1] - 1)).round().long()
     labels = labels[:, grid][:, :, grid]
@@ -140,7 +140,7 @@ def sampled_loss(model: LSeg, path_1: Tensor, labels: Tensor, text_emb: Tensor, 
     labels = labels.flatten()
     some = (labels >= 0).nonzero()[:, 0]
     some = some[torch.randint(0, len(some), (pixels,), generator=g)]
-    with half_precision(enabled=bf16):
+    with half_precision():
         vectors = path_1.permute(0, 2, 3, 1).flatten(0, 2)[some]
         vectors = F.linear(vectors, model.scratch.head1.weight.flatten(1), model.scratch.head1.bias)
     logits = F.normalize(vectors.float(), dim=1) @ F.normalize(text_emb, dim=1).T / TEMPERATURE
@@ -158,7 +158,7 @@ def fixed_texts(clip: CLIP, words: list[str]) -> Callable[[torch.Generator], Ten
     return lambda g: fixed[torch.randint(0, len(fixed), (1,), generator=g)][0]
 
 
-def learning_texts(clip: CLIP, words: list[str], bf16: bool = True) -> tuple[Callable[[torch.Generator], Tensor], dict]:
+def learning_texts(clip: CLIP, words: list[str]) -> tuple[Callable[[torch.Generator], Tensor], dict]:
     """A text tower that is fine-tuned: a function that gives the words' vectors, and what it trains."""
     learnt = [p for k, p in clip.named_parameters() if not k.startswith(("visual", "logit_scale", "token_embedding"))]
     for p in learnt:
@@ -166,7 +166,7 @@ def learning_texts(clip: CLIP, words: list[str], bf16: bool = True) -> tuple[Cal
     ids = [read_texts([fill(template, word) for word in words], clip) for template in TRAIN_TEMPLATES]
 
     def texts(g: torch.Generator) -> Tensor:
-        with half_precision(enabled=bf16):
+        with half_precision():
             return clip.encode_ids(ids[int(torch.randint(0, len(ids), (1,), generator=g))]).float()
 
     return texts, dict(params=learnt, lr=1e-3)
@@ -174,7 +174,7 @@ def learning_texts(clip: CLIP, words: list[str], bf16: bool = True) -> tuple[Cal
 
 def train_decoder(model: LSeg, seed: int, tokens: Tensor, maps: Tensor, words: list[str], steps: int, *,
                   batch: int = 32, texts: Callable[[torch.Generator], Tensor] | None = None,
-                  more: Sequence[dict] = (), pixels: int = 4000, bf16: bool = True) -> float:
+                  more: Sequence[dict] = (), pixels: int = 4000) -> float:
     """Step 1. `texts`: a function of the generator that gives K×D vectors; `more`: what else it trains.
 
     Returns the last loss.
@@ -188,9 +188,9 @@ def train_decoder(model: LSeg, seed: int, tokens: Tensor, maps: Tensor, words: l
     model.train()
     for _ in range(steps):
         pick = torch.randint(0, len(maps), (batch,), generator=g)
-        with half_precision(enabled=bf16):
+        with half_precision():
             path_1 = nb.path_from(model, tokens[:, pick].float())
-        loss = sampled_loss(model, path_1, column[maps[pick].long()], texts(g), g, pixels, bf16)
+        loss = sampled_loss(model, path_1, column[maps[pick].long()], texts(g), g, pixels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -200,7 +200,7 @@ def train_decoder(model: LSeg, seed: int, tokens: Tensor, maps: Tensor, words: l
 
 
 def train_all(model: LSeg, seed: int, pools: list[tuple[Tensor, Tensor]], words: list[str], steps: int, *,
-              batch: int = 32, decoder_lr: float = 1e-3, bf16: bool = True) -> float:
+              batch: int = 32, decoder_lr: float = 1e-3) -> float:
     """Step 2: image encoder and decoder together; Muon for the blocks' matrices, AdamW for the rest.
 
     Returns the last loss.
@@ -219,9 +219,9 @@ def train_all(model: LSeg, seed: int, pools: list[tuple[Tensor, Tensor]], words:
         images, maps = pools[step % len(pools)]
         pick = torch.randint(0, len(maps), (batch,), generator=g)
         x, labels = vary(images[pick].float() / 255, column[maps[pick].long()], g)
-        with half_precision(enabled=bf16):
+        with half_precision():
             path_1 = model.path_1(x)
-        loss = sampled_loss(model, path_1, labels, texts(g), g, bf16=bf16)
+        loss = sampled_loss(model, path_1, labels, texts(g), g)
         model.zero_grad()
         loss.backward()
         for part in (*optimizers, *plans):
@@ -458,23 +458,23 @@ def start(variant: str, seed: int) -> dict:
 
 @recorder.probe
 def probe() -> dict:
-    """Three steps of each kind of training and a small measurement of each kind, in single precision."""
+    """Three steps of each kind of training and a small measurement of each kind."""
     names, clip = tuple(toyworld.names("base")[:6]), load_clip("tiny")
     words, (images, maps) = [*names[:4], *REGIONS], crowded(16, names)  # two names have no masks
-    train = partial(train_decoder, seed=0, maps=maps, words=words, steps=3, batch=4, bf16=False)
+    train = partial(train_decoder, seed=0, maps=maps, words=words, steps=3, batch=4)
     found = probe_measures(load_lseg("02_lseg/lseg", clip))
-    for study, shape in dict(blocks=BLOCKS["bottleneck_2"], main={}).items():
+    for study, shape in dict(blocks=BLOCKS["bottleneck_2"], size=ENCODERS["three_blocks"], main={}).items():
         model = fresh(0, clip, **shape)
-        tokens = tokens_of(model, images, bf16=False)
+        tokens = tokens_of(model, images)
         found[f"{study}.decoder_loss"] = train(model, tokens=tokens, pixels=0 if study == "blocks" else 500)
-    found["main.loss"] = train_all(model, 0, [(images, maps), plain(4)], words, 3, batch=4, bf16=False)
+    found["main.loss"] = train_all(model, 0, [(images, maps), plain(4)], words, 3, batch=4)
     classes = class_vectors(words)
     found["onehot.loss"] = train(fresh(0, clip), tokens=tokens, texts=lambda g: classes, more=[dict(params=[classes])])
     found["onehot.vectors"] = class_table(words, classes).sum()
-    found["start.loss"] = train_all(small(0, "clip"), 0, [(images, maps)], words, 3, batch=4, bf16=False)
-    texts, group = learning_texts(clip, words, bf16=False)  # from here on this CLIP is another one
+    found["start.loss"] = train_all(small(0, "clip"), 0, [(images, maps)], words, 3, batch=4)
+    texts, group = learning_texts(clip, words)  # from here on this CLIP is another one
     found["text.loss"] = train(fresh(0, clip), tokens=tokens, texts=texts, more=[group])
-    return found
+    return found | {"text_long.loss": found["text.loss"]}
 
 
 def probe_measures(model: LSeg) -> dict:
@@ -497,7 +497,7 @@ def probe_measures(model: LSeg) -> dict:
     with torch.no_grad():
         path_1 = model.path_1(batch["images"])
         for study, pixels in dict(main=500, blocks=0).items():  # novel things stand in the scenes, ignored
-            found[f"{study}.shipped_loss"] = sampled_loss(model, path_1, labels, word_emb, g, pixels, bf16=False)
+            found[f"{study}.shipped_loss"] = sampled_loss(model, path_1, labels, word_emb, g, pixels)
     return found
 
 

@@ -187,26 +187,42 @@ def tiny_clip() -> CLIP:
     return load_clip("tiny").requires_grad_(False)
 
 
+def trained(options: dict, seed: int, data: dict) -> tuple[nn.Module, CLIP, Seer | None, list[float]]:
+    """A new model by its options, trained on films: head, CLIP, what makes vectors of pictures, losses."""
+    torch.manual_seed(seed)
+    head, clip, see = prepare(options, seed, tiny_clip())
+    if not options["steps"]:
+        return head, clip, see, []
+    named = {k: options[k] for k in ("lr", "clip_lr", "batch") if k in options}
+    losses = chapter.fit(head, clip, data, options["steps"], seed=seed, see=see,
+                         reverses=options.get("reverses", True), **named)
+    return head, clip, see, losses
+
+
+def fewer(films_: dict, options: dict, seed: int) -> dict:
+    """Films with as many frames as a variant sees, chosen its way."""
+    if "frames" not in options:
+        return films_
+    return thinned(films_, options["frames"], options.get("sampling", "even"), seed)
+
+
+@torch.no_grad()
+def watched(see: Seer, films_: dict) -> dict:
+    """Films that are bytes, as vectors of their frames."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        parts = zip(films_["frames"].split(40), films_["mask"].split(40), strict=True)
+        return films_ | dict(frames=torch.cat([see(*part) for part in parts]).float())
+
+
 @recorder.study(variants=tuple(VARIANTS), seeds={v: 1 if v == "zero_shot" else 3 for v in VARIANTS}, recipe=recipe)
 def heads(variant: str, seed: int) -> dict:
     options, begun = VARIANTS[variant], time.process_time()
-    torch.manual_seed(seed)
-    head, clip, see = prepare(options, seed, tiny_clip())
     test, pool = testing(options.get("tokens", "frames"))
-    losses = []
+    data = {}
     if options["steps"]:
-        data = pictures(options["films"]) if see else training(options)
-        if "frames" in options:
-            how = options.get("sampling", "even")
-            data, test = (thinned(d, options["frames"], how, seed) for d in (data, test))
-        named = {k: options[k] for k in ("lr", "clip_lr", "batch") if k in options}
-        losses = chapter.fit(head, clip, data, options["steps"], seed=seed, see=see,
-                             reverses=options.get("reverses", True), **named)
-    if see:
-        test = pictures(560, POOL, 560)
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            parts = zip(test["frames"].split(40), test["mask"].split(40), strict=True)
-            test["frames"] = torch.cat([see(*part) for part in parts]).float()
+        data = pictures(options["films"]) if "image" in options else fewer(training(options), options, seed)
+    head, clip, see, losses = trained(options, seed, data)
+    test = watched(see, pictures(560, POOL, 560)) if see else fewer(test, options, seed)
     if (variant, seed) == (SHIPPED, 0):
         ship(head, clip, (time.process_time() - begun) / 60)
     return dict(loss=round(sum(losses[-20:]) / max(1, len(losses[-20:])), 4)) | evaluated(head, clip, test, pool)
@@ -303,24 +319,31 @@ def search(collection, text_emb) -> list[dict]:
     return rows
 
 
+PROBED = {"mean": "mean_100", "LSTM": "LSTM_100", "transformer": "transformer_100", "tight": "tight_100",
+          "start": "transformer_text_start", "alone": "LSTM_no_reverses", "quarters": "place_quarters",
+          "first": "LSTM_4_first", "random": "LSTM_4_random", "two_d": "small_2d", "three_d": "small_3d"}
+
+
 @recorder.probe
 def probe() -> dict:
-    """Each head two steps on twelve films, then judged; one image tower with 3D patches."""
-    clip = tiny_clip()
-    train, test, found = chapter.film_vectors(clip, 16, TRAIN), chapter.film_vectors(clip, 12, POOL), {}
-    pool = list(range(12))
-    for name in ("mean", "LSTM", "transformer", "tight"):
-        torch.manual_seed(0)
-        ours = chapter.copy_for_training(clip)
-        head = make_head(dict(head=name), ours)
-        losses = chapter.fit(head, ours, train, 2, batch=4)
-        row = chapter.evaluate(head, ours, test, pool)
-        found |= {f"heads.{name}_loss": losses[-1], f"heads.{name}_rank": row["text_to_film"]["mean"],
-                  f"heads.{name}_order": sum(row["two_way"].values()) / len(row["two_way"])}
-    few = films.films(2, POOL)
-    with torch.no_grad():
-        found["heads.three_d"] = Seer(clip, True)((255 * few["frames"]).byte(), few["mask"]).std()
-    return found
+    """Two steps of each kind of run on few films; retrieval and order by the model that ships."""
+    found, seen = {}, chapter.film_vectors(tiny_clip(), 16, TRAIN)
+    for name, variant in PROBED.items():
+        options = VARIANTS[variant] | dict(steps=2, batch=3)
+        data = pictures(2, TRAIN, 2) if "image" in options else dict(seen)
+        if options.get("tokens") == "cells":
+            data["frames"] = data["cells"]
+        data = fewer(data, options, 0)
+        head, clip, see, losses = trained(options, 0, data)
+        found[f"heads.{name}_loss"] = losses[-1]
+        if see:
+            found[f"heads.{name}_frames"] = watched(see, data)["frames"].std()
+    head, clip, _ = chapter.load_head("08_clip4clip/transformer", tiny_clip())
+    test = chapter.film_vectors(tiny_clip(), 30, POOL)
+    row = chapter.evaluate(head, clip, test, chapter.distinct(test, 24))
+    return found | {"heads.rank": row["text_to_film"]["mean"], "heads.film_rank": row["film_to_text"]["mean"],
+                    "heads.hits": row["hits"].float().mean(),
+                    "heads.order": sum(row["two_way"].values()) / len(row["two_way"])}
 
 
 if __name__ == "__main__":

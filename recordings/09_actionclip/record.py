@@ -77,9 +77,9 @@ def vectors(split: str) -> Films:
 
 
 @torch.no_grad()
-def encoded(pictures: Tensor, bf16: bool = True) -> Tensor:
+def encoded(pictures: Tensor) -> Tensor:
     clip = load_clip("tiny")
-    with half_precision(enabled=bf16):
+    with half_precision():
         return torch.cat([nb.frame_vectors(clip.visual, clip.standardise(part / 255), 0).float()
                           for part in pictures.split(50)])
 
@@ -181,8 +181,8 @@ def tower(variant: str, seed: int) -> nn.Module:
     return nb.action_clip("mean", INSIDE[variant]["div"], frozen=False, clip=clip)
 
 
-def train_tower(model: nn.Module, data: Films, steps: int, seed: int, bf16: bool = True, **options) -> list[float]:
-    model.encode_frames = half_precision(enabled=bf16)(model.encode_frames)
+def train_tower(model: nn.Module, data: Films, steps: int, seed: int, **options) -> list[float]:
+    model.encode_frames = half_precision()(model.encode_frames)
     losses = fit(model, *data, nb.prompt_ids(nb.ACTIONS), steps, seed, **options)
     del model.encode_frames
     return losses
@@ -413,12 +413,12 @@ def figure() -> list:
 
 @recorder.probe
 def probe() -> dict:
-    """Two steps of each kind of training, in single precision, and each measurement of the model that ships."""
+    """Two steps of each kind of training, and each measurement of the model that ships."""
     train, test, found = drawn(50, TRAIN), nb.labelled_films(32, nb.TEST_SEED), {}
     for variant in ("shift", "random"):
         model = tower(variant, 0)
-        found[f"inside.{variant}_loss"] = train_tower(model, train, 2, 0, bf16=False, batch=8)[-1]
-    few, ids = (encoded(train[0], bf16=False), train[1]), nb.prompt_ids(nb.ACTIONS)
+        found[f"inside.{variant}_loss"] = train_tower(model, train, 2, 0, batch=8)[-1]
+    few, ids = (encoded(train[0]), train[1]), nb.prompt_ids(nb.ACTIONS)
     for variant in ("conv1d_released", "transf"):
         torch.manual_seed(0)
         found[f"heads.{variant}_loss"] = fit(nb.action_clip(variant), *few, ids, 2, 0, batch=8)[-1]
@@ -442,7 +442,7 @@ def probe_measures(model: nn.Module, test: Films, few: Films) -> dict:
     found["coarse.labels"] = coarsened(test[1])[1].float().mean()
     found["coarse.moves"] = fine_accuracy(model, test, ids)["an object moves"]
     known, blinking = without_held(few), zorgles(4, ZORGLE_TRAIN)
-    pool = encoded(blinking[0], bf16=False), blinking[1]
+    pool = encoded(blinking[0]), blinking[1]
     shots = by_shots(nb.action_clip("mean"), known, pool, joined(few, pool), (2,), 2, 0)
     return found | {f"new.{key}": sum(values) for key, values in shots.items()}
 
