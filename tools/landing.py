@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 
 from clipnotes import clip, toyworld
+from clipnotes.draw import hash_distance, picture_hash
 from clipnotes.files import atomic_write
+from compare import BITS
 from notebooks import ROOT
 
 FILE = ROOT / "book" / "_static" / "landing-data.js"
@@ -53,10 +55,14 @@ def stored() -> dict:
 
 
 def current() -> bool:
-    """Is the stored table what the shipped model gives (within 0.01)?"""
+    """Are the stored pictures those of the toy world, and the table what the shipped model gives (within 0.01)?"""
     old, new = stored(), measure()
     if old.get("names") != new["names"] or abs(old["factor"] - new["factor"]) > 0.1:
         return False
+    for pair in zip(old["images"], new["images"], strict=True):
+        hashes = [picture_hash(base64.b64decode(picture.partition(",")[2])) for picture in pair]
+        if hash_distance(*hashes) > BITS:
+            return False
     return torch.allclose(torch.tensor(old["cosines"]), torch.tensor(new["cosines"]), atol=0.01)
 
 
