@@ -164,6 +164,7 @@ PROBED = {"plain": "strokes16", "random": "random1", "rounds": "one_by_one", "pr
 def probe() -> dict:
     """Four steps each: at once, from anywhere, in rounds, with a price, and cut out by the patches and by LSeg."""
     found, short = {}, dict(steps=4, canvas=64, view=64)
+    found["sketches.figure_pictures"] = pictures_of("figure", [], 64, models(SHARED["teacher"])[1])[0].mean()
     for name, variant in PROBED.items():
         options = recipe(variant)
         options |= dict(names=1, strokes=4, rounds=min(2, options["rounds"]), recipe=options["recipe"] | short)
