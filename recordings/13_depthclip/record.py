@@ -5,8 +5,8 @@ joint space, layer4    tiny-rn through its attention pool, place by place; or be
                        scenes of 128 pixels, enlarged where the name says more
 ViT values, ViT tokens the tiny ViT's patches
 windows                the tiny ViT sees windows of the picture, each enlarged to 64 pixels, as if they were pictures
-Seeds draw the scenes; the CLIPs are those that ship. The temperature is chosen on a second draw, for set and for learned
-bins apart. See recordings/runner.py for the command line.
+Seeds draw the scenes; the CLIPs are those that ship. The temperature is chosen on a second draw, for set and for
+learned bins apart. See recordings/runner.py for the command line.
 """
 
 import sys

@@ -284,7 +284,7 @@ def test_motorcycle(chapter):
 
 
 def test_the_full_cell_runs_on_a_stand_in(chapter, monkeypatch):
-    """The cells themselves, in full mode: the room through both sources, 13×17 patches of an RN50 with random weights."""
+    """The cells themselves, in full mode: the room through both sources, 13×17 patches of a random RN50."""
     cells = [c for c in code_cells(read(NOTEBOOK)) if c.id in ("full-motorcycle", "full-card")]
     torch.manual_seed(0)
     stand_in, asked, cards = load_clip("RN50", pretrained=None), [], []

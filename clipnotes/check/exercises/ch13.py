@@ -14,7 +14,7 @@ def generator() -> torch.Generator:
 
 
 def some_cosines() -> list[tuple[Tensor, Tensor, float]]:
-    """Places of different shapes, none of them with as many rows as words, at soft and at sharp temperatures."""
+    """Places of different shapes, none with as many rows as words, at soft and at sharp temperatures."""
     shapes, taus = ((3, 4, 6), (2, 5, 6), (7, 6), (6,)), (0.1, 0.03, 2.0, 0.5)
     g = generator()
     return [(torch.rand(shape, generator=g), BINS, tau) for shape, tau in zip(shapes, taus, strict=True)]
@@ -31,8 +31,8 @@ def some_probs() -> list[tuple[Tensor, Tensor]]:
 
 def some_maps() -> list[tuple[Tensor, int]]:
     """Every second, every third, every fourth channel, and all of them."""
-    g = generator()
-    return [(torch.randn(2, channels, 3, 5, generator=g), width) for channels, width in ((16, 8), (12, 4), (20, 5), (6, 6))]
+    g, sizes = generator(), ((16, 8), (12, 4), (20, 5), (6, 6))
+    return [(torch.randn(2, channels, 3, 5, generator=g), width) for channels, width in sizes]
 
 
 def thinned(maps: Tensor, width: int, first: int = 0) -> Tensor:
@@ -40,7 +40,7 @@ def thinned(maps: Tensor, width: int, first: int = 0) -> Tensor:
 
 
 def some_depths() -> list[tuple[Tensor, Tensor]]:
-    """Predictions that lie a factor and a shift from the truth, and are noisy; a third of the truth is unknown."""
+    """Predictions a factor and a shift from the truth, and noisy; a third of the truth is unknown."""
     g, found = generator(), []
     for n in (3, 1):
         true = 1 + 8 * torch.rand(n, 6, 7, generator=g)
@@ -83,7 +83,8 @@ def first_channels(layer4: Tensor, text_emb: Tensor, bins: Tensor, temperature: 
 EXERCISES = {
     "metres_of": Exercise(
         reference=metres,
-        twins=[(lambda cosines, bins, tau: metres(cosines, bins, 1 / tau), "a temperature divides; you multiply."),
+        twins=[(lambda cosines, bins, tau: metres(cosines, bins, 1 / tau),
+                "a temperature divides; you multiply."),
                (lambda cosines, bins, tau: metres(cosines, bins, 1.0), "the temperature is missing."),
                (lambda cosines, bins, tau: bins[cosines.argmax(-1)],
                 "that takes the likeliest bin; the sum weighs all of them."),
@@ -97,7 +98,8 @@ EXERCISES = {
         reference=lambda probs, bins: (probs @ bins.log()).exp(),
         twins=[(lambda probs, bins: probs @ bins.log(), "those are logarithms: go back to metres."),
                (lambda probs, bins: probs @ bins, "that is still the plain sum."),
-               (lambda probs, bins: (probs @ bins).log(), "take the logarithms of the bins, before the sum.")],
+               (lambda probs, bins: (probs @ bins).log(),
+                "take the logarithms of the bins, before the sum.")],
         hint="the logarithms of the bins, the weighted sum, and back.",
         cases=some_probs,
         tolerance=1e-4,
@@ -108,19 +110,21 @@ EXERCISES = {
                 "channels at equal steps stay, not the first ones."),
                (lambda layer4, width: thinned(F.normalize(layer4, dim=-1), width),
                 "the length of a place is taken over its channels, axis 1."),
-               (lambda layer4, width: thinned(layer4, width), "nothing has length one before the channels go.")],
-        hint="all channels take part in the length; then they are thinned out, and nothing is normalised again.",
+               (lambda layer4, width: thinned(layer4, width),
+                "nothing has length one before the channels go.")],
+        hint="all channels take part in the length; then they are thinned out, with no second normalisation.",
         bug=lambda layer4, width: F.normalize(thinned(layer4, width), dim=1),
         cases=some_maps,
         anew=["keep_channels", "layer4_vectors"],
     ),
     "aligned_depth": Exercise(
         reference=aligned,
-        twins=[(lambda predicted, true: aligned(predicted, true, shifted=False), "a factor alone: fit the shift, too."),
+        twins=[(lambda predicted, true: aligned(predicted, true, shifted=False),
+                "a factor alone: fit the shift, too."),
                (lambda predicted, true: aligned(predicted, true, known_only=False),
                 "unknown pixels, whose depth is stored as 0, take part in your fit."),
                (aligned_at_once, "each picture has a factor and a shift of its own.")],
-        hint="for each picture the least squares of s · predicted + c over the known pixels, then s and c for all.",
+        hint="a picture at a time: least squares of s · predicted + c over its known pixels, then all of it.",
         cases=some_depths,
         tolerance=1e-3,
     ),
@@ -132,7 +136,7 @@ EXERCISES = {
                 "the temperature divides the logits."),
                (lambda layer4, text_emb, bins, temperature: head(layer4, text_emb, bins, 100 * temperature),
                 "the products with the texts are multiplied by 100 before they are divided.")],
-        hint="unit length, every C/E-th channel, 100 times the products over the temperature, softmax, weighted sum.",
+        hint="unit length, every C/E-th channel, 100 · products / temperature, softmax, weighted sum.",
         component="depthclip.head",
         anew=["depth_head_released", "keep_channels", "layer4_vectors", "word_probs"],
     ),
