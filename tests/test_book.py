@@ -15,7 +15,6 @@ from urllib.parse import urldefrag, urljoin
 import pytest
 
 import hygiene
-from test_hygiene import LONG_CELLS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(hygiene.book_pages())
@@ -293,8 +292,6 @@ def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
 @pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("chapters/")])
 def test_no_code_scrolls_sideways(visit, name):
     """At 1280 pixels each line of code is seen whole, folded cells opened; the quiz is data, and stays folded."""
-    if name.removeprefix("chapters/") in LONG_CELLS:
-        pytest.skip("this chapter is still to be rewritten in short cells")
     page = visit.open(name)
     page.evaluate("() => document.querySelectorAll('.bd-article details').forEach(d => { d.open = true; })")
     wide = page.evaluate(

@@ -9,9 +9,8 @@ import pytest
 from hygiene import Page, solution_names
 from notebooks import TEMPLATE, chapters, code_cells, defined, facts, read
 from student import student_copy
-from test_hygiene import LONG_CELLS
 
-NOTEBOOKS = [TEMPLATE, *(path for path in chapters() if path.stem not in LONG_CELLS)]
+NOTEBOOKS = [TEMPLATE, *chapters()]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

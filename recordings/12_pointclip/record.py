@@ -49,9 +49,9 @@ def clouds(split: int, count: int, seed: int) -> dict:
     return solids.clouds(count * CLASSES, split + seed)
 
 
-def see(pictures: Tensor, standardise: bool) -> Tensor:
+def encode(pictures: Tensor, standardise: bool) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return chapter.see(tiny(), pictures, standardise)
+        return chapter.encode_views(tiny(), pictures, standardise)
 
 
 def pictures(points: Tensor, variant: str) -> tuple[Tensor, bool]:
@@ -59,16 +59,16 @@ def pictures(points: Tensor, variant: str) -> tuple[Tensor, bool]:
     if variant == "v2":
         return chapter.project_v2(points, chapter.views_v2()), True
     if variant == "few":
-        return chapter.few_shot_recipe()(points), False
+        return chapter.FEW_SHOT(points), False
     maps = chapter.Recipe(10, 64 if variant == "v1_fine" else 37)(points)
     return (maps / 2.6, True) if variant == "v1_standard" else (maps, False)
 
 
 @cache
-def seen(split: int, count: int, seed: int, variant: str) -> tuple[Tensor, Tensor]:
+def encoded(split: int, count: int, seed: int, variant: str) -> tuple[Tensor, Tensor]:
     """View vectors B×10×D and labels B."""
     batch = clouds(split, count, seed)
-    return see(*pictures(batch["points"], variant)), batch["labels"]
+    return encode(*pictures(batch["points"], variant)), batch["labels"]
 
 
 def texts(template: str = "a grey render of {}") -> Tensor:
@@ -83,7 +83,7 @@ def right(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(1) == labels).int()
 
 
-def told(hits: Tensor) -> float:
+def share(hits: Tensor) -> float:
     return round(hits.float().mean().item(), 4)
 
 
@@ -95,42 +95,42 @@ def string(hits: Tensor) -> str:
 
 
 def zero(variant: str, seed: int) -> dict:
-    view_emb, labels = seen(TEST, 50, seed, variant)
+    view_emb, labels = encoded(TEST, 50, seed, variant)
     sides, six = ([4, 5, 6, 7], [4, 5, 6, 7, 8, 9]) if variant == "v2" else ([0, 1, 2, 3], SIX)
     found = {name: right(chapter.fuse(view_emb[:, rows], texts(), factor()), labels) for name, rows in
              (("one", sides[:1]), ("sides", sides), ("six", six), ("ten", list(range(10))))}
-    each = [told(right(chapter.fuse(view_emb[:, [v]], texts(), factor()), labels)) for v in range(10)]
-    return {k: told(v) for k, v in found.items()} | dict(each=each, hits={k: string(v) for k, v in found.items()})
+    each = [share(right(chapter.fuse(view_emb[:, [v]], texts(), factor()), labels)) for v in range(10)]
+    return {k: share(v) for k, v in found.items()} | dict(each=each, hits={k: string(v) for k, v in found.items()})
 
 
 def words(variant: str, seed: int) -> dict:
-    view_emb, labels = seen(TEST, 50, seed, variant)
+    view_emb, labels = encoded(TEST, 50, seed, variant)
     rows = SIX if variant == "v1" else list(range(10))
     g = torch.Generator().manual_seed(seed)
     pool = sorted(w for w in grammar.words() if w.isalpha() and w not in " ".join(solids.PARTS))
     nonsense = [" ".join(pool[i] for i in torch.randint(len(pool), (3,), generator=g)) + " {}" for _ in range(20)]
 
     def measure(template: str) -> float:
-        return told(right(chapter.fuse(view_emb[:, rows], texts(template), factor()), labels))
+        return share(right(chapter.fuse(view_emb[:, rows], texts(template), factor()), labels))
 
-    return dict(told={t: measure(t) for t in chapter.wordings()}, random=[measure(t) for t in nonsense])
+    return dict(accuracy={t: measure(t) for t in chapter.PROMPTS}, random=[measure(t) for t in nonsense])
 
 
 def weights(variant: str, seed: int) -> dict:
     """20 splits of the test clouds: half to judge on, and validation clouds from the other half, 110 or all."""
-    view_emb, labels = seen(TEST, 50, seed, variant)
+    view_emb, labels = encoded(TEST, 50, seed, variant)
     rows = SIX if variant == "v1" else [4, 5, 6, 7, 8, 9]
     scores = F.normalize(view_emb[:, rows], dim=-1) @ texts().T
     g, found, best = torch.Generator().manual_seed(seed), [], []
     for _ in range(20):
         order = torch.randperm(len(labels), generator=g)
         test, rest = order[: len(order) // 2], order[len(order) // 2 :]
-        row = dict(equal=told(right(scores[test].mean(1), labels[test])))
+        row = dict(equal=share(right(scores[test].mean(1), labels[test])))
         for size in (110, 550):
             for name, judge in ((f"validation_{size}", rest[:size]), (f"test_{size}", test[:size])):
                 w = chapter.search_weights(scores[judge], labels[judge])
                 on = test[:size] if name.startswith("test") else test
-                row[name] = told(right((w[:, None] * scores[on]).sum(1), labels[on]))
+                row[name] = share(right((w[:, None] * scores[on]).sum(1), labels[on]))
                 best += [w.tolist()] if name == "validation_550" else []
         found.append(row)
     return dict(splits=found, mean_weights=[round(v, 3) for v in torch.tensor(best).mean(0).tolist()])
@@ -138,47 +138,47 @@ def weights(variant: str, seed: int) -> dict:
 
 def forms(variant: str, seed: int) -> dict:
     drawn, labels = chapter.forms(440, TEST + 100 + seed)
-    lessons, known = chapter.forms(352, TRAIN + 100 + seed)
+    train_drawn, train_labels = chapter.forms(352, TRAIN + 100 + seed)
     found = {}
-    for name, (maps, standard) in drawn.items():
-        hits = right(see(maps[:, None], standard)[:, 0] @ texts().T, labels)
-        near = metrics.pixel_neighbour(lessons[name][0][:, None], known, maps[:, None])
-        found[name] = dict(accuracy=told(hits), neighbour=told(right(near, labels)), hits=string(hits))
+    for name, maps in drawn.items():
+        hits = right(encode(maps[:, None], name not in chapter.AS_RELEASED)[:, 0] @ texts().T, labels)
+        near = metrics.pixel_neighbour(train_drawn[name][:, None], train_labels, maps[:, None])
+        found[name] = dict(accuracy=share(hits), neighbour=share(right(near, labels)), hits=string(hits))
     return dict(forms=found)
 
 
 def shots(variant: str, seed: int) -> dict:
     kind = "few" if variant == "v1" else "v2"
-    lessons, known = seen(TRAIN, 16, seed, kind)
-    view_emb, labels = seen(TEST, 20, seed, kind)
-    found = dict(shots=list(SHOTS), zero=told(right(chapter.fuse(view_emb, texts(), factor()), labels)),
+    train_emb, train_labels = encoded(TRAIN, 16, seed, kind)
+    view_emb, labels = encoded(TEST, 20, seed, kind)
+    found = dict(shots=list(SHOTS), zero=share(right(chapter.fuse(view_emb, texts(), factor()), labels)),
                  adapter=[], probe=[])
     for count in SHOTS:
         n = count * CLASSES  # the clouds go round the classes, so the first n hold `count` of each
-        adapter = chapter.fit_adapter(lessons[:n], known[:n], texts(), factor(), seed)
-        found["adapter"].append(told(right(chapter.adapted(adapter, view_emb, texts(), factor()), labels)))
-        unit = [F.normalize(v, dim=-1).flatten(1) for v in (lessons[:n], view_emb)]
-        found["probe"].append(told((metrics.linear_probe(unit[0], known[:n], unit[1]) == labels).int()))
+        adapter = chapter.fit_adapter(train_emb[:n], train_labels[:n], texts(), factor(), seed)
+        found["adapter"].append(share(right(chapter.few_shot_logits(adapter, view_emb, texts(), factor()), labels)))
+        unit = [F.normalize(v, dim=-1).flatten(1) for v in (train_emb[:n], view_emb)]
+        found["probe"].append(share((metrics.linear_probe(unit[0], train_labels[:n], unit[1]) == labels).int()))
     return found
 
 
 def ensemble(variant: str, seed: int) -> dict:
     """`variant`: the adapter's pictures, and how many clouds a class PointNet has; the adapter has 16."""
     kind, many = ("few" if variant.startswith("v1") else "v2"), int(variant.split("_")[1])
-    lessons, known = seen(TRAIN, 16, seed, kind)
-    adapter = chapter.fit_adapter(lessons, known, texts(), factor(), seed)
-    school = clouds(TRAIN, many, seed)
-    net = chapter.fit_points(school["points"], school["labels"], CLASSES, seed)
-    chances = {}
+    train_emb, train_labels = encoded(TRAIN, 16, seed, kind)
+    adapter = chapter.fit_adapter(train_emb, train_labels, texts(), factor(), seed)
+    train = clouds(TRAIN, many, seed)
+    net = chapter.fit_points(train["points"], train["labels"], CLASSES, seed)
+    probs = {}
     for split, count in ((VALIDATION, 10), (TEST, 50)):
-        view_emb, labels = seen(split, count, seed, kind)
-        chances[split] = (chapter.adapted(adapter, view_emb, texts(), factor()).softmax(1),
+        view_emb, labels = encoded(split, count, seed, kind)
+        probs[split] = (chapter.few_shot_logits(adapter, view_emb, texts(), factor()).softmax(1),
                           net(clouds(split, count, seed)["points"]).softmax(1), labels)
-    share = chapter.best_share(*chances[VALIDATION])
-    one, other, labels = chances[TEST]
+    mix = chapter.best_share(*probs[VALIDATION])
+    one, other, labels = probs[TEST]
     found = dict(adapter=right(one, labels), pointnet=right(other, labels),
-                 both=right(chapter.mixed(one, other, share), labels))
-    return dict(share=share, hits={k: string(v) for k, v in found.items()}) | {k: told(v) for k, v in found.items()}
+                 both=right(chapter.mixed(one, other, mix), labels))
+    return dict(share=mix, hits={k: string(v) for k, v in found.items()}) | {k: share(v) for k, v in found.items()}
 
 
 def why(variant: str, seed: int) -> dict:
@@ -196,8 +196,8 @@ def why(variant: str, seed: int) -> dict:
         for name, picture in {"white, near dark": 1 - x, "white, near bright": torch.where(x > 0, x, 1.0),
                               "black, near bright": x, "black, near dark": torch.where(x > 0, 1 - 0.8 * x, 0.0),
                               "silhouette": (x == 0).float()}.items():
-            hits = right(chapter.fuse(see(picture, True), texts(), factor()), batch["labels"])
-            found[f"{'closed' if pool == 7 else 'dots'}, {name}"] = told(hits)
+            hits = right(chapter.fuse(encode(picture, True), texts(), factor()), batch["labels"])
+            found[f"{'closed' if pool == 7 else 'dots'}, {name}"] = share(hits)
     return dict(accuracy=found)
 
 
@@ -206,8 +206,8 @@ def density(variant: str, seed: int) -> dict:
     for n in numbers:
         batch = solids.clouds(10 * CLASSES, TEST + seed, n)
         for kind, rows in (("v1", SIX), ("v2", list(range(10)))):
-            view_emb = see(*pictures(batch["points"], kind))
-            found[kind].append(told(right(chapter.fuse(view_emb[:, rows], texts(), factor()), batch["labels"])))
+            view_emb = encode(*pictures(batch["points"], kind))
+            found[kind].append(share(right(chapter.fuse(view_emb[:, rows], texts(), factor()), batch["labels"])))
     return dict(points=list(numbers)) | found
 
 
@@ -215,8 +215,8 @@ def meshes(variant: str, seed: int) -> dict:
     points, labels, words_of = chapter.real_clouds(Path(os.environ["CLIPNOTES_TEST_DATA"]) / "meshes", seed)
     text_emb, found = chapter.class_texts(tiny(), words_of), {}
     for kind, rows in (("v1", SIX), ("v2", list(range(10)))):
-        logits = chapter.fuse(see(*pictures(points, kind))[:, rows], text_emb, factor())
-        found[kind], found[f"{kind}_five"] = told(right(logits, labels)), metrics.topk_accuracy(logits, labels, 5)
+        logits = chapter.fuse(encode(*pictures(points, kind))[:, rows], text_emb, factor())
+        found[kind], found[f"{kind}_five"] = share(right(logits, labels)), metrics.topk_accuracy(logits, labels, 5)
         found[f"{kind}_answers"] = logits.argmax(1).tolist()
     return found | dict(n=len(labels), names=words_of, labels=labels.tolist(), majority=metrics.majority(labels))
 
@@ -231,9 +231,9 @@ def figure() -> list[dict]:
     for name in ("rocket", "chair"):
         batch = solids.clouds(1, 0, names=[name])
         maps = chapter.Recipe()(batch["points"])
-        best, answer = chapter.fuse(chapter.see(tiny(), maps), texts(), factor()).softmax(1)[0].max(0)
+        best, answer = chapter.fuse(chapter.encode_views(tiny(), maps), texts(), factor()).softmax(1)[0].max(0)
         pixels = (maps[0] / 2.6 * 255).round().clamp(0, 255).byte()
-        shown.append(dict(name=name, answer=list(solids.PARTS)[answer], sure=round(best.item(), 3),
+        shown.append(dict(name=name, answer=list(solids.PARTS)[answer], probability=round(best.item(), 3),
                           maps=bytes(pixels.flatten().tolist()).hex()))
     return shown
 
@@ -246,17 +246,22 @@ for study in (zero, words, weights, forms, shots, ensemble, why, density, meshes
 
 @recorder.probe
 def probe() -> dict:
-    """One cloud a class, seen as V1 and as V2; the fusion, the weights, the adapter and the probe of one shot."""
+    """One cloud a class, as V1 and as V2: fusion and weights; the six forms; four epochs of adapter and of PointNet."""
     found = {}
     for variant in ("v1", "v2"):
-        view_emb, labels = seen(TEST, 1, 0, variant)
+        view_emb, labels = encoded(TEST, 1, 0, variant)
         logits = chapter.fuse(view_emb, texts(), factor())
         scores = F.normalize(view_emb[:, 4:], dim=-1) @ texts().T
         found |= {f"zero.{variant}_right": right(logits, labels).float().mean(), f"zero.{variant}_logits": logits.std(),
                   f"weights.{variant}": chapter.search_weights(scores, labels).std()}
     drawn, _ = chapter.forms(16, TEST + 100)
-    found |= {f"forms.{name}": pictures.float().mean() for name, (pictures, _) in drawn.items()}
-    return found
+    found |= {f"forms.{name}": pictures.mean() for name, pictures in drawn.items()}
+    view_emb, labels = encoded(TRAIN, 1, 0, "few")
+    adapter = chapter.fit_adapter(view_emb, labels, texts(), factor(), 0, epochs=4)
+    points = clouds(TRAIN, 1, 0)["points"]
+    net = chapter.fit_points(points, labels, CLASSES, 0, epochs=4)
+    return found | {"shots.logits": chapter.few_shot_logits(adapter, view_emb, texts(), factor()).std(),
+                    "ensemble.logits": net(points).std()}
 
 
 if __name__ == "__main__":

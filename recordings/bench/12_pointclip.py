@@ -40,7 +40,7 @@ def projections(numbers: Sequence[int] = (256, 1024, 4096, 65536), clouds: int =
 
     def whole(count: int) -> Callable[[], object]:
         recipe = chapter.Recipe(count)
-        return lambda: chapter.see(tiny, recipe(few))
+        return lambda: chapter.encode_views(tiny, recipe(few))
 
     found["PointCLIP, from points to vectors, ten views against six"] = versus(whole(10), whole(6), turns, 2.5)
     return found

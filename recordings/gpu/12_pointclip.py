@@ -19,7 +19,7 @@ def projections(device: str, small: bool) -> list[Tensor]:
     """Clouds of 1,024 points as depth maps: PointCLIP's projection and V2's."""
     chapter = defined(ROOT / "chapters" / "12_pointclip.ipynb")
     points = clouds(2 if small else 16, 64 if small else 1024).to(device)
-    return [chapter.released()(points), chapter.released(16)(points),
+    return [chapter.RELEASED(points), chapter.RELEASED_FEW_SHOT(points),
             chapter.project_v2(points, chapter.views_v2().to(device))]
 
 
@@ -36,11 +36,11 @@ def few_shot(small: bool) -> Model:
     """PointCLIP with ResNet-101, ten views of 224 pixels; the adapter learns."""
     chapter = defined(ROOT / "chapters" / "12_pointclip.ipynb")
     clip = load_clip("tiny-rn" if small else "RN101", pretrained=None)
-    count, recipe = (1, chapter.Recipe(10, 37, 128)) if small else (4, chapter.released(16))
+    count, recipe = (1, chapter.Recipe(10, 37, 128)) if small else (4, chapter.RELEASED_FEW_SHOT)
     ours = Adapted(clip, chapter.InterViewAdapter(10, clip.config.embed_dim)).eval()
     maps = recipe(clouds(count, 1024))
 
     def run(model: Adapted, maps: Tensor) -> Tensor:
-        return model.adapter(chapter.see(model.clip, maps).to(maps.device))  # the chapter keeps vectors on the CPU
+        return model.adapter(chapter.encode_views(model.clip, maps).to(maps.device))  # the chapter keeps vectors on the CPU
 
     return Model(ours, (maps,), run, f"{count} cloud{'s' * (count > 1)} in 10 views of {recipe.size} pixels")

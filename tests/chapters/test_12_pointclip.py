@@ -119,7 +119,7 @@ def test_one_point(chapter, clip):
     alone = torch.zeros(1, 1, 3)
     maps, white = chapter.Recipe(10, 64)(alone), chapter.project_v2(alone, chapter.views_v2())
     assert (maps > 0).sum() == 10 and torch.isfinite(white).all()
-    assert torch.isfinite(chapter.see(clip, maps)).all() and torch.isfinite(chapter.see(clip, white, True)).all()
+    assert torch.isfinite(chapter.encode_views(clip, maps)).all() and torch.isfinite(chapter.encode_views(clip, white, True)).all()
 
 
 def test_a_million_points_in_bounded_memory(chapter):
@@ -133,16 +133,18 @@ def test_a_million_points_in_bounded_memory(chapter):
 
 def test_pictures_that_no_tower_takes_are_refused(chapter, clip):
     with pytest.raises(ValueError, match="multiples of 8"):
-        chapter.see(clip, torch.zeros(1, 6, 30, 30))
+        chapter.encode_views(clip, torch.zeros(1, 6, 30, 30))
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        chapter.see(clip, torch.full((1, 6, 32, 32), 2.0), standardise=True)
-    assert chapter.see(clip, torch.full((1, 6, 32, 32), 2.0)).shape == (1, 6, 128)
+        chapter.encode_views(clip, torch.full((1, 6, 32, 32), 2.0), standardise=True)
+    assert chapter.encode_views(clip, torch.full((1, 6, 32, 32), 2.0)).shape == (1, 6, 128)
 
 
 def test_the_recipes_of_the_release(chapter):
-    assert chapter.released() == chapter.Recipe(6, 128, 224, 1.6)
-    assert chapter.released(16) == chapter.Recipe(10, 224, 224, 1.4)
+    assert chapter.RELEASED == chapter.Recipe(6, 128, 224, 1.6)
+    assert chapter.RELEASED_FEW_SHOT == chapter.Recipe(10, 224, 224, 1.4)
     assert chapter.views(10)[1][0, 2] == pytest.approx(-1.4) and chapter.views(6)[1][0, 2] == pytest.approx(-1.6)
+    with pytest.raises(ValueError, match="6 or 10 views, not 7"):
+        chapter.views(7)
 
 
 # ---------------------------------------------------------------- fusion, weights, adapter, rival
@@ -175,9 +177,9 @@ def test_the_adapter_learns_what_two_views_say_together(chapter):
     g = torch.Generator().manual_seed(3)
     (x, y), (test, true) = chapter.agreeing_views(400, g), chapter.agreeing_views(400, g)
     texts = F.normalize(torch.randn(2, 16, generator=g), dim=1)
-    pupil = chapter.fit_adapter(x, y, texts, 20.0, 3, epochs=80)
-    assert chapter.accuracy(chapter.adapted(pupil, test, texts, 20.0), true) > 0.8
-    assert not any(p.requires_grad for p in pupil.parameters()) and not pupil.training
+    adapter = chapter.fit_adapter(x, y, texts, 20.0, 3, epochs=80)
+    assert chapter.accuracy(chapter.few_shot_logits(adapter, test, texts, 20.0), true) > 0.8
+    assert not any(p.requires_grad for p in adapter.parameters()) and not adapter.training
     again = chapter.fit_adapter(x, y, texts, 20.0, 3, epochs=2)
     assert torch.equal(again.fusion_ratio, chapter.fit_adapter(x, y, texts, 20.0, 3, epochs=2).fusion_ratio)
     with pytest.raises(ValueError, match="need as many labels"):
@@ -193,10 +195,10 @@ def test_one_cloud_left_over_in_a_batch(chapter):
 
 def test_pointnet_learns_and_ignores_order(chapter):
     names = ["cube", "airplane", "torus"]
-    school, exam = (solids.clouds(60, seed, 128, names=names) for seed in (1, 2))
-    net = chapter.fit_points(school["points"], school["labels"], 3, 0, epochs=25)
-    assert chapter.accuracy(net(exam["points"]), exam["labels"]) > 0.6
-    assert torch.allclose(net(exam["points"]), net(exam["points"].flip(1)), atol=1e-5)
+    train, test = (solids.clouds(60, seed, 128, names=names) for seed in (1, 2))
+    net = chapter.fit_points(train["points"], train["labels"], 3, 0, epochs=25)
+    assert chapter.accuracy(net(test["points"]), test["labels"]) > 0.6
+    assert torch.allclose(net(test["points"]), net(test["points"].flip(1)), atol=1e-5)
 
 
 def test_mixing(chapter):
@@ -253,10 +255,10 @@ def test_clouds_as_a_data_set(some):
 
 def test_forms_show_the_same_solids(chapter):
     drawn, labels = chapter.forms(22, 8)
-    assert len(drawn) == 6 and torch.equal(labels, torch.arange(22))
-    shape = drawn["silhouette"][0] < 0.5
+    assert len(drawn) == 6 and torch.equal(labels, torch.arange(22)) and set(chapter.AS_RELEASED) < set(drawn)
+    shape = drawn["silhouette"] < 0.5
     for name in ("depth map, dense", "V2, scan"):
-        picture, _ = drawn[name]
+        picture = drawn[name]
         assert picture.shape == (22, 64, 64) and torch.isfinite(picture).all()
         ink = picture > 0 if name.startswith("depth") else picture < 0.9
         assert ink.flatten(1).any(1).all() and shape.flatten(1).any(1).all()
@@ -265,9 +267,9 @@ def test_forms_show_the_same_solids(chapter):
 
 
 def test_words_of_the_prompts(chapter):
-    told = {t: grammar.unknown_words(t.format("")) for t in chapter.wordings()}
-    assert told["point cloud depth map of a {}."] == ["point", "depth", "map"]
-    assert told["a grey render of {}"] == [] and told["a cloud of {}"] == []
+    unread = {t: grammar.unknown_words(t.format("")) for t in chapter.PROMPTS}
+    assert unread["point cloud depth map of a {}."] == ["point", "depth", "map"]
+    assert unread["a grey render of {}"] == [] and unread["a cloud of {}"] == []
     assert chapter.course_word("couch") == "sofa" and chapter.course_word("dumpster") == ""
 
 
@@ -327,29 +329,28 @@ def test_bad_folders_of_meshes_are_refused(folder, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- full mode, the record
 
 
-def test_the_full_cell_runs_on_a_stand_in(chapter, monkeypatch, capsys):
-    """The cell itself, in full mode, with random weights of OpenAI's form at 224 pixels."""
-    (source,) = [c.source for c in code_cells(read(NOTEBOOK)) if c.id == "full-run"]
+def test_the_full_cells_run_on_a_stand_in(chapter, monkeypatch):
+    """The cells themselves, in full mode, with random weights of OpenAI's form at 224 pixels."""
+    sources = {c.id: c.source for c in code_cells(read(NOTEBOOK))}
     torch.manual_seed(0)
     stand_in = CLIP(CLIPConfig(16, 224, 1, 32, 32, 77, 49408, 32, 1, text_heads=2)).eval()
-    stand_in.card, asked = {"sha256": "random"}, []
+    loaded, tables, cards = [], [], []
 
     def load(name, device):
-        asked.append((name, device))
+        loaded.append((name, device))
         return stand_in
 
     few = solids.clouds(4, 0, 200)
-    cards = []
-    monkeypatch.setattr(check, "card", lambda status, **facts: cards.append((status, facts)))
+    monkeypatch.setattr(check, "card", lambda id, **facts: cards.append((id, facts)))
     monkeypatch.delenv("CLIPNOTES_TEST_DATA", raising=False)
     space = dict(chapter.space) | dict(session=SimpleNamespace(mode="full", device="cpu", seed=0), load_clip=load,
                                        points=few["points"], labels=few["labels"], names=few["names"],
-                                       clipnotes=SimpleNamespace(__version__="0"))
-    exec(compile(source, "full-run", "exec"), space)
-    assert asked == [("RN50", "cpu"), ("ViT-B-16", "cpu")] and cards[0][0] == "12.released_recipe"
-    assert "ViT-B-16, toy solids" in capsys.readouterr().out
-    assert 0 <= space["zero_shot"](stand_in, few["points"], few["labels"], few["names"], chapter.released(),
-                                   "point cloud depth map of a {}.") <= 1
+                                       draw=SimpleNamespace(table=lambda rows, head, form: tables.append(rows)))
+    for id in ("full-sets", "full-run", "full-card"):
+        exec(compile(sources[id], id, "exec"), space)
+    assert loaded == [("RN50", "cpu"), ("ViT-B-16", "cpu")] and cards[0][0] == "12.released_recipe"
+    assert [row[:2] for row in tables[0]] == [("RN50", "toy solids"), ("ViT-B-16", "toy solids")]
+    assert all(0 <= row[2] <= 1 for row in tables[0])
 
 
 def test_the_record():
@@ -369,5 +370,6 @@ def test_the_figure_is_that_of_the_pipeline(chapter, clip):
         maps = chapter.Recipe()(solids.clouds(1, 0, names=[shown["name"]])["points"])
         stored = torch.frombuffer(bytearray.fromhex(shown["maps"]), dtype=torch.uint8).view(6, 64, 64)
         assert (maps[0] / 2.6 * 255 - stored).abs().max() < 1.5, "run python recordings/12_pointclip/record.py figure"
-        sure, best = chapter.fuse(chapter.see(clip, maps), texts, clip.logit_scale.exp()).softmax(1)[0].max(0)
-        assert list(solids.PARTS)[best] == shown["answer"] and abs(sure - shown["sure"]) < 0.02
+        probs = chapter.fuse(chapter.encode_views(clip, maps), texts, clip.logit_scale.exp()).softmax(1)[0]
+        assert list(solids.PARTS)[probs.argmax()] == shown["answer"]
+        assert abs(probs.max() - shown["probability"]) < 0.02
