@@ -154,6 +154,11 @@ def test_other_values_may_move_by_a_thousandth_of_their_scale():
     assert "value 0.5 is stored, 0.502 comes" in differ(cell_of("still"), cell_of("still", 0.502))[0]
 
 
+def test_what_single_precision_leaves_of_a_zero_is_no_other_value():
+    tiny = dict(value=0.0, baseline=None)
+    assert margin(tiny, dict(kind="exact", high=1e-4), None) == 1e-5
+
+
 def test_a_drifting_value_without_seeds_has_no_wider_margin():
     assert margin(dict(value=0.5, baseline=None), DRIFTING["gain"], None) == pytest.approx(0.0005)
     assert share("77.gain", DRIFTING, {}) == pytest.approx(0.001)

@@ -56,7 +56,7 @@ def judged(tmp_path_factory):
     """A function: edits -> what the probe says in a copy that has them. Each copy is met by a process of its own."""
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     if hasattr(os, "fork"):
-        context.set_forkserver_preload(["torch", "nbclient", "scipy.stats", "skimage.filters", "matplotlib.pyplot"])
+        context.set_forkserver_preload(["torch._dynamo", "nbclient", "scipy.stats", "matplotlib.pyplot"])
     folders = (tmp_path_factory.mktemp("copy") for _ in count())
     with context.Pool(1, maxtasksperchild=1) as pool:
         yield lambda *edits: pool.apply(mutants.moved, (str(mutants.copied(next(folders), edits)),))

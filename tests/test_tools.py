@@ -165,7 +165,7 @@ def test_pages_from_notebooks(chapter, tmp_path):
     made = pages.pages([chapter], tmp_path / "remarks.json")
     assert "| `01.loss` | loss \\| last step (lower is better) | 2.5 | ≤ 4 | 4.16 |" in made["results.md"]
     assert "2.5 to 2.7 (2 seeds)" in made["results.md"]
-    assert "bar changed after the value was seen: the first bar stood on one seed" in made["results.md"]
+    assert "(changed after the value was seen: the first bar stood on one seed" in made["results.md"]
     assert "| `clip.vit` | 01_clip | openai/CLIP | 1e-05 |" in made["parity.md"]
     assert "no oracle exists: no code" in made["parity.md"]
     assert "| 1.1 | It learns. | 01_clip, Results | `01.loss` = 2.5 | holds |" in made["notes_map.md"]

@@ -82,7 +82,7 @@ def verdict(claim: dict) -> str:
 def claim_row(claim: dict) -> list[str]:
     what = claim.get("note") or claim["id"].split(".", 1)[1].replace("_", " ")
     what += " (lower is better)" if claim.get("lower_is_better") else ""
-    what += f" (bar changed after the value was seen: {claim['restated']})" if claim.get("restated") else ""
+    what += f" (changed after the value was seen: {claim['restated']})" if claim.get("restated") else ""
     value = "differs from run to run" if claim.get("timing") else number(claim["value"])
     return [f"`{claim['id']}`", what, value, bar(claim), number(claim["baseline"]), spread(claim), number(claim["n"]),
             number(claim.get("paper")), claim["kind"], verdict(claim)]
@@ -94,7 +94,7 @@ def results(found: dict[str, dict]) -> str:
 Every claim of the course, measured. This page is made from what the chapters store when they are executed, and from
 the bars in `chapters/*.toml`, which were registered before.
 
-- **here**: the measured value; **bar**: what was registered before it was run (a bar that was changed afterwards says
+- **here**: the measured value; **bar**: what was registered before it was run (what was changed afterwards says
   so); **baseline**: what a simpler method reaches on the same data.
 - **spread**: the lowest and highest value under several seeds for what is trained in the notebook, otherwise
   the 95 % interval.
