@@ -70,14 +70,14 @@ def test_pixels_lie_where_the_map_says():
 
 def test_the_tail_is_the_declared_one():
     """Frequency 1/rank: within four standard deviations in each of eight stretches of ranks."""
-    made = detection.scenes(2000, seed=1, size=32, tail=True)
+    made = detection.scenes(700, seed=1, size=32, tail=True)
     counts = torch.bincount(made["categories"][made["categories"] >= 0], minlength=120).float()
     share = 1 / torch.arange(1, 121)
     expected = counts.sum() * share / share.sum()
     for part in (range(0, 1), range(1, 3), range(3, 8), range(8, 26), range(26, 50), range(50, 80), range(80, 120)):
         found, wanted = counts[list(part)].sum(), expected[list(part)].sum()
         assert abs(found - wanted) < 4 * wanted.sqrt(), part
-    flat = detection.scenes(2000, seed=1, size=32)["categories"]
+    flat = detection.scenes(700, seed=1, size=32)["categories"]
     counts = torch.bincount(flat[flat >= 0], minlength=120).float()
     assert (counts - counts.mean()).abs().max() < 5 * counts.mean().sqrt()
 
@@ -126,7 +126,7 @@ def test_two_objects_of_one_name_have_spans_of_their_own():
 
 
 def test_rare_names_are_marked_in_few_pictures():
-    categories = detection.scenes(1500, seed=3, size=32, tail=True)["categories"]
+    categories = detection.scenes(700, seed=3, size=32, tail=True)["categories"]
     few, base = detection.annotated(categories, 3), detection.annotated(categories, 0)
     assert torch.equal(base, (categories >= 0) & (categories < detection.BASE))
     assert torch.equal(few & (categories < detection.BASE), base)
