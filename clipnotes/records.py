@@ -54,7 +54,7 @@ def write(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def load(chapter: str) -> "Runs":
-    """The recorded runs of a chapter, by its file name: "09_actionclip". Raises FileNotFoundError where there are none."""
+    """The recorded runs of a chapter, by its file name: "09_actionclip". FileNotFoundError where there are none."""
     path = shared(f"recordings/{chapter}/runs.json")
     if path is None:
         raise FileNotFoundError(f"Nothing is recorded for {chapter!r}: run python recordings/{chapter}/record.py.")
@@ -115,6 +115,7 @@ class Runs:
         keys lead to what each run stored case by case, on the same cases.
         """
         first, second = self._of(study, one), self._of(study, other)
-        gaps = [_cases(_deeper(first[seed], keys)) - _cases(_deeper(second[seed], keys)) for seed in first if seed in second]
+        gaps = [_cases(_deeper(first[seed], keys)) - _cases(_deeper(second[seed], keys))
+                for seed in first if seed in second]
         gap = np.mean(gaps, 0)
         return float(gap.mean()), bootstrap(gap)

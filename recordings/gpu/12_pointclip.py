@@ -41,6 +41,7 @@ def few_shot(small: bool) -> Model:
     maps = recipe(clouds(count, 1024))
 
     def run(model: Adapted, maps: Tensor) -> Tensor:
-        return model.adapter(chapter.encode_views(model.clip, maps).to(maps.device))  # the chapter keeps vectors on the CPU
+        view_emb = chapter.encode_views(model.clip, maps)  # the chapter keeps vectors on the CPU
+        return model.adapter(view_emb.to(maps.device))
 
     return Model(ours, (maps,), run, f"{count} cloud{'s' * (count > 1)} in 10 views of {recipe.size} pixels")

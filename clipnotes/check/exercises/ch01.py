@@ -30,7 +30,8 @@ def one_way(image_emb: Tensor, text_emb: Tensor, factor: Tensor) -> Tensor:
 
 
 def sigmoid_cases() -> list[tuple]:
-    return [(*unit(2, 6, 4, seed=3), 10.0, -10.0), (*unit(2, 3, 5, seed=4), 5.0, -1.0), (*unit(2, 2, 2, seed=5), 1.0, 0.0)]
+    return [(*unit(2, 6, 4, seed=3), 10.0, -10.0), (*unit(2, 3, 5, seed=4), 5.0, -1.0),
+            (*unit(2, 2, 2, seed=5), 1.0, 0.0)]
 
 
 def sigmoid_terms(image_emb: Tensor, text_emb: Tensor, factor: float, offset: float) -> Tensor:
@@ -68,7 +69,8 @@ def in_the_tower(block: type[nn.Module], flipped: bool) -> Tensor:
     tower = VisionTransformer(config["input_resolution"], **sizes, embed_dim=config["output_dim"])
     blocks = [block(sizes["width"], sizes["heads"]) for _ in range(sizes["layers"])]
     tower.transformer.resblocks = nn.ModuleList(blocks)
-    tower.load_state_dict({k.removeprefix("weights/visual."): v for k, v in tensors.items() if k.startswith("weights/")})
+    prefix = "weights/visual."
+    tower.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith("weights/")})
     image = tensors["in/image"]
     return tower.eval()(image.flip(3) if flipped else image)
 
@@ -78,16 +80,19 @@ EXERCISES = {
         reference=lambda pairs, groups: groups * ((pairs // groups) ** 2 - pairs // groups),
         twins=[(lambda pairs, groups: pairs * pairs - pairs, "pairs of different groups never meet: there are several "
                 "small tables."),
-               (lambda pairs, groups: groups * ((pairs // groups) ** 2 - 1), "a table of n pairs has n true ones, not one."),
-               (lambda pairs, groups: (pairs // groups) ** 2 - pairs // groups, "that is one group; count all of them.")],
+               (lambda pairs, groups: groups * ((pairs // groups) ** 2 - 1),
+                "a table of n pairs has n true ones, not one."),
+               (lambda pairs, groups: (pairs // groups) ** 2 - pairs // groups,
+                "that is one group; count all of them.")],
         hint="how large is the table of one group, and how many of its entries are true pairs?",
         cases=lambda: [(64, 1), (64, 8), (12, 3), (5, 5)],
     ),
     "ensemble": Exercise(
         reference=lambda text_emb: F.normalize(text_emb.mean(0), dim=-1),
-        twins=[(lambda text_emb: text_emb.mean(0), "the mean of unit vectors is shorter than one: names whose templates "
-                "disagree would lose."),
-               (lambda text_emb: F.normalize(text_emb.mean(1), dim=-1), "that is the mean over names; templates come first."),
+        twins=[(lambda text_emb: text_emb.mean(0),
+                "the mean of unit vectors is shorter than one: names whose templates disagree would lose."),
+               (lambda text_emb: F.normalize(text_emb.mean(1), dim=-1),
+                "that is the mean over names; templates come first."),
                (lambda text_emb: text_emb[0], "that is the first template alone.")],
         hint="which axis are the templates? And how long is the mean of several unit vectors?",
         cases=texts,
@@ -107,10 +112,11 @@ EXERCISES = {
     ),
     "sigmoid_loss": Exercise(
         reference=lambda image_emb, *given: sigmoid_terms(image_emb, *given).sum() / len(image_emb),
-        twins=[(lambda *given: sigmoid_terms(*given).mean(), "the sum runs over all entries and is divided by N, not by "
-                "N times N."),
-               (lambda image_emb, text_emb, factor, offset: -F.logsigmoid(factor * image_emb @ text_emb.T + offset).sum()
-                / len(image_emb), "z is missing: off the diagonal the right answer is no.")],
+        twins=[(lambda *given: sigmoid_terms(*given).mean(),
+                "the sum runs over all entries and is divided by N, not by N times N."),
+               (lambda image_emb, text_emb, factor, offset:
+                -F.logsigmoid(factor * image_emb @ text_emb.T + offset).sum() / len(image_emb),
+                "z is missing: off the diagonal the right answer is no.")],
         hint="z is 2 on the diagonal minus 1 everywhere: 2 * torch.eye(N) - 1. Sum over all entries, divide by N. "
              "F.logsigmoid helps.",
         cases=sigmoid_cases,

@@ -100,7 +100,8 @@ EXERCISES = {
                 "now long vectors count more: the views must be unit."),
                (lambda view_emb, text_emb, weights: F.normalize(view_emb, dim=-1).sum(1) @ text_emb.T,
                 "the weights are gone."),
-               (lambda view_emb, text_emb, weights: F.normalize((view_emb * weights[:, None]).sum(1), dim=-1) @ text_emb.T,
+               (lambda view_emb, text_emb, weights:
+                F.normalize((view_emb * weights[:, None]).sum(1), dim=-1) @ text_emb.T,
                 "each view is made unit, not their sum.")],
         hint="unit length first, the weight afterwards: normalising swallows every factor.",
         bug=weights_swallowed,
