@@ -181,33 +181,47 @@ def ensemble(variant: str, seed: int) -> dict:
     return dict(share=mix, hits={k: string(v) for k, v in found.items()}) | {k: share(v) for k, v in found.items()}
 
 
+def nearness(points: Tensor, closed: bool) -> Tensor:
+    """V2's ten pictures of each cloud, 0 empty to 1 near; not closed: no window, no blur, one pixel a point."""
+    parts = []
+    for p in points.split(110):
+        grids = [chapter.voxels(p, r, 66 if closed else 64) for r in chapter.views_v2()]
+        if closed:
+            parts.append(torch.stack([chapter.densify(grid) for grid in grids], 1))
+        else:
+            parts.append(torch.stack([grid.amax(1) / grid.amax((1, 2, 3))[:, None, None] for grid in grids], 1))
+    return torch.cat(parts)
+
+
+def inked(x: Tensor) -> dict[str, Tensor]:
+    """The same pictures on a white or a black ground, what is near dark or bright."""
+    return {"white, near dark": 1 - x, "white, near bright": torch.where(x > 0, x, 1.0),
+            "black, near bright": x, "black, near dark": torch.where(x > 0, 1 - 0.8 * x, 0.0),
+            "silhouette": (x == 0).float()}
+
+
 def why(variant: str, seed: int) -> dict:
-    """V2's picture x, 0 empty to 1 near: holes closed or not, white or black ground, near dark or bright."""
+    """What V2 changes, one thing at a time."""
     batch, found = clouds(TEST, 20, seed), {}
-    for pool in (7, 1):
-        parts = []
-        for p in batch["points"].split(110):
-            grids = [chapter.voxels(p, r, 66 if pool == 7 else 64) for r in chapter.views_v2()]
-            if pool == 7:
-                parts.append(torch.stack([chapter.densify(grid) for grid in grids], 1))
-            else:  # no window, no blur: one pixel a point
-                parts.append(torch.stack([grid.amax(1) / grid.amax((1, 2, 3))[:, None, None] for grid in grids], 1))
-        x = torch.cat(parts)
-        for name, picture in {"white, near dark": 1 - x, "white, near bright": torch.where(x > 0, x, 1.0),
-                              "black, near bright": x, "black, near dark": torch.where(x > 0, 1 - 0.8 * x, 0.0),
-                              "silhouette": (x == 0).float()}.items():
+    for closed in (True, False):
+        for name, picture in inked(nearness(batch["points"], closed)).items():
             hits = right(chapter.fuse(encode(picture, True), texts(), factor()), batch["labels"])
-            found[f"{'closed' if pool == 7 else 'dots'}, {name}"] = share(hits)
+            found[f"{'closed' if closed else 'dots'}, {name}"] = share(hits)
     return dict(accuracy=found)
+
+
+def of_density(batch: dict) -> dict[str, Tensor]:
+    """Logits of clouds, whatever their number of points, by V1's six views and by V2's ten."""
+    return {kind: chapter.fuse(encode(*pictures(batch["points"], kind))[:, rows], texts(), factor())
+            for kind, rows in (("v1", SIX), ("v2", list(range(10))))}
 
 
 def density(variant: str, seed: int) -> dict:
     numbers, found = (64, 256, 1024, 4096), dict(v1=[], v2=[])
     for n in numbers:
         batch = solids.clouds(10 * CLASSES, TEST + seed, n)
-        for kind, rows in (("v1", SIX), ("v2", list(range(10)))):
-            view_emb = encode(*pictures(batch["points"], kind))
-            found[kind].append(share(right(chapter.fuse(view_emb[:, rows], texts(), factor()), batch["labels"])))
+        for kind, logits in of_density(batch).items():
+            found[kind].append(share(right(logits, batch["labels"])))
     return dict(points=list(numbers)) | found
 
 
@@ -246,7 +260,10 @@ for study in (zero, words, weights, forms, shots, ensemble, why, density, meshes
 
 @recorder.probe
 def probe() -> dict:
-    """One cloud a class, as V1 and as V2: fusion and weights; the six forms; four epochs of adapter and of PointNet."""
+    """One cloud a class, as V1 and as V2: fusion, prompts and weights; forms; four epochs of adapter and of PointNet.
+
+    Two clouds for what V2 changes and for few points. The meshes are a reader's own, and no probe can have them.
+    """
     found = {}
     for variant in ("v1", "v2"):
         view_emb, labels = encoded(TEST, 1, 0, variant)
@@ -254,6 +271,13 @@ def probe() -> dict:
         scores = F.normalize(view_emb[:, 4:], dim=-1) @ texts().T
         found |= {f"zero.{variant}_right": right(logits, labels).float().mean(), f"zero.{variant}_logits": logits.std(),
                   f"weights.{variant}": chapter.search_weights(scores, labels).std()}
+        found |= {f"words.{variant}": torch.stack([chapter.fuse(view_emb, texts(t), factor()).std()
+                                                   for t in chapter.PROMPTS]).mean()}
+    two, few = clouds(TEST, 1, 0)["points"][:2], solids.clouds(2, TEST, 64)
+    for closed in (True, False):
+        seen = [encode(picture, True) for picture in inked(nearness(two, closed)).values()]
+        found[f"why.{'closed' if closed else 'dots'}"] = chapter.fuse(torch.cat(seen), texts(), factor()).std()
+    found |= {f"density.{kind}": logits.std() for kind, logits in of_density(few).items()}
     drawn, _ = chapter.forms(16, TEST + 100)
     found |= {f"forms.{name}": pictures.mean() for name, pictures in drawn.items()}
     view_emb, labels = encoded(TRAIN, 1, 0, "few")
