@@ -23,7 +23,8 @@ from fake_gpu import fake_gpu
 from notebooks import ROOT
 from recordings.tiny import train
 
-SMALL = ["--layers", "1", "--batch", "16", "--names", "8", "--pool-size", "256", "--sizes", "32:0.5,64:0.75,72:1"]
+SMALL = ["--layers", "1", "--batch", "16", "--names", "8", "--pool-size", "256", "--sizes", "32:0.5,64:0.75,72:1",
+         "--precision", "float32"]  # quick on every processor
 PROCESSES = multiprocessing.get_context("forkserver")  # one process imports torch, its children begin at once
 PROCESSES.set_forkserver_preload(["recordings.tiny.train", "clipnotes.check.claims", "nbclient", "pytest"])
 THREADS = torch.get_num_threads()
@@ -199,7 +200,7 @@ def test_only_what_is_left_of_a_pool_is_rendered():
 
 
 def test_it_trains_and_resumes_on_a_gpu(tmp_path):
-    args = train.parse(["--out", str(tmp_path / "x.safetensors"), "--images", "96", *SMALL])
+    args = train.parse(["--out", str(tmp_path / "x.safetensors"), "--images", "96", *SMALL, "--precision", "bfloat16"])
     with fake_gpu() as gpu:
         first = train.Training(args, device=str(gpu))
         first.step()
