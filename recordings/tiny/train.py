@@ -18,9 +18,11 @@ import os
 import sys
 import time
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
+from unittest.mock import patch
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # two busy ranks on two cores: waiting threads must not spin
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -394,6 +396,11 @@ class Training:
         hits = (image_emb @ text_emb.T).argmax(1).cpu() == torch.arange(len(image_emb))
         self.sums += torch.tensor([loss.item(), hits.float().mean().item(), 1.0])
 
+    def precise(self) -> AbstractContextManager:
+        """torch's Muon orthogonalises in bfloat16, whatever its matrices are; here in float32, too, if that is asked."""
+        wide = self.args.precision == "float32"
+        return patch.object(Tensor, "bfloat16", Tensor.float) if wide else nullcontext()
+
     def update(self) -> None:
         """One step of the optimizers along the ranks' common gradient."""
         share_gradients(self.parameters, self.world)
@@ -401,7 +408,8 @@ class Training:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base"] * rate(self.done.seen, self.args)
-            optimizer.step()
+            with self.precise():
+                optimizer.step()
             optimizer.zero_grad()
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=math.log(100))  # the paper's clip
