@@ -397,7 +397,7 @@ class Training:
         self.sums += torch.tensor([loss.item(), hits.float().mean().item(), 1.0])
 
     def precise(self) -> AbstractContextManager:
-        """torch's Muon orthogonalises in bfloat16, whatever its matrices are; here in float32, too, if that is asked."""
+        """torch's Muon orthogonalises in bfloat16, whatever its matrices are; in float32 where that is asked."""
         wide = self.args.precision == "float32"
         return patch.object(Tensor, "bfloat16", Tensor.float) if wide else nullcontext()
 
