@@ -124,6 +124,8 @@ def images(
         )
     columns = min(columns, count)
     rows = -(-count // columns)
+    if row_titles is not None and len(row_titles) != rows:
+        raise ValueError(f"There are {rows} rows of pictures and {len(row_titles)} titles for them.")
     texts = ["\n".join(wrap(t, int(13 * size))) for t in titles] if titles is not None else [""] * count
     lines = max(t.count("\n") + bool(t) for t in texts)
     left = 0.08 * max(len(line) for text in row_titles or [""] for line in text.split("\n"))  # inches of letters
@@ -135,11 +137,8 @@ def images(
     for axes, image, text in zip(grid.flat, batch, texts, strict=False):
         _show(axes, image)
         axes.set_title(text, fontsize=9, pad=3)
-    if row_titles is not None:
-        if len(row_titles) != rows:
-            raise ValueError(f"There are {rows} rows of pictures and {len(row_titles)} titles for them.")
-        for axes, text in zip(grid[:, 0], row_titles, strict=True):
-            axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9)
+    for axes, text in zip(grid[:, 0], row_titles or [], strict=False):
+        axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9)
     return _done(figure)
 
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from clipnotes import boxes as geometry
 from clipnotes import grammar
-from clipnotes.grammar import REGIONS
-from clipnotes.toyworld.drawings import HELD_OUT_STYLE, STYLES, TRAIN_STYLES, name_indices, sprites, tiles_of
+from clipnotes.toyworld.drawings import HELD_OUT_STYLE, TRAIN_STYLES, name_indices, sprites, style_indices, tiles_of
 from clipnotes.toyworld.drawings import names as names_of
 from clipnotes.toyworld.painting import Place, dyes, recolour, two_regions
+from clipnotes.toyworld.scenery import tell
 
 GROUPS = {"frequent": range(0, 26), "common": range(26, 80), "rare": range(80, 120)}  # ranks, from 0
 BASE = 80  # names below this rank are labelled
@@ -103,7 +103,8 @@ def scenes(n: int, seed: int = 0, size: int = 128, *, names: Sequence[str] | Non
     seen = object_map[:, None] == torch.arange(most).view(1, most, 1, 1)
     areas = seen.sum((2, 3))
     labels, categories, style, tint = (torch.where(here, v, -1) for v in (labels, categories, style, tint))
-    told = [_tell(*rows, size, rng) for rows in zip(labels, tint, place, horizon.tolist(), upper, lower, strict=True)]
+    rows = zip(labels, tint, place, horizon.tolist(), upper, lower, strict=True)
+    told = [tell(*row, size, rng, (size // 5, size * 2 // 5)) for row in rows]
     captions, phrases = [t[0] for t in told], [t[1] for t in told]
     return dict(images=images.movedim(3, 1).clamp(0, 1), ids=(seed << 20) + torch.arange(n), labels=labels,
                 categories=categories, styles=style, tints=tint, boxes=geometry.mask_boxes(seen), areas=areas,
@@ -122,10 +123,7 @@ def _ranks(g: torch.Generator, shape: tuple[int, int], count: int, tail: bool) -
 
 def _artists(g: torch.Generator, labels: Tensor, styles: Sequence[str]) -> Tensor:
     """For each object one of the artists who drew it."""
-    unknown = [s for s in styles if s not in STYLES]
-    if unknown:
-        raise ValueError(f"unknown style {unknown[0]!r}; there are: {', '.join(STYLES)}")
-    among = torch.tensor([STYLES.index(s) for s in styles])
+    among = style_indices(styles)
     drawn = sprites()[1][among][:, labels].long()  # styles x n x K
     total = drawn.sum(0)
     if not total.all():
@@ -155,19 +153,6 @@ def _window(place: Tensor, flip: Tensor, rows: Tensor, size: int, side: int) -> 
     steps = torch.arange(side)
     index = rows.view(-1, 1, 1), (top[:, None] + steps)[:, :, None], (left[:, None] + steps)[:, None]
     return Place(x - left, y - top, extent, flip=flip), index
-
-
-def _tell(labels: Tensor, tint: Tensor, place: Tensor, horizon: int, upper: Tensor, lower: Tensor, size: int,
-          rng: Random) -> tuple[str, list[str]]:
-    """A picture's caption and phrases."""
-    rows, far, near = [], REGIONS[int(upper)], REGIONS[int(lower)]
-    for index, dye, (x, y, side) in zip(labels.tolist(), tint.tolist(), place.tolist(), strict=True):
-        if index >= 0:
-            cell = min(max(y * 3 // size, 0), 2) * 3 + min(max(x * 3 // size, 0), 2)
-            sized = "small" if side < size // 5 else "big" if side > size * 2 // 5 else ""
-            ground = near if y + side // 3 >= horizon else far
-            rows.append(dict(index=index, tint=dye, size=sized, place=cell, ground=ground, x=x, y=y))
-    return grammar.scene(rows, far, near, rng)
 
 
 def _spans(caption: str, phrases: list[str]) -> list[tuple[int, int]]:

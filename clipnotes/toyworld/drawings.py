@@ -78,12 +78,16 @@ def tiles_of(style: Tensor, labels: Tensor) -> Tensor:
     return sprites()[0][style, labels].float() / 255
 
 
+def style_indices(styles: Sequence[str]) -> Tensor:
+    """The artists' places in STYLES. Raises ValueError for an unknown one."""
+    if unknown := [s for s in styles if s not in STYLES]:
+        raise ValueError(f"unknown style {unknown[0]!r}; there are: {', '.join(STYLES)}")
+    return torch.tensor([STYLES.index(s) for s in styles])
+
+
 def choose(g: torch.Generator, n: int, styles: Sequence[str], names: Sequence[str] | None) -> tuple[Tensor, Tensor]:
     """Concepts, all alike, then for each an artist of `styles` who drew it: (labels, styles), both n."""
-    unknown = [s for s in styles if s not in STYLES]
-    if unknown:
-        raise ValueError(f"unknown style {unknown[0]!r}; there are: {', '.join(STYLES)}")
-    among = torch.tensor([STYLES.index(s) for s in styles])
+    among = style_indices(styles)
     drawn = sprites()[1][among]
     pool = name_indices(names) if names is not None else torch.arange(drawn.shape[1])
     pool = pool[drawn[:, pool].any(0)]

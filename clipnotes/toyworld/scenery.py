@@ -59,20 +59,26 @@ def scenes(n: int, seed: int = 0, size: int = 96, *, objects: tuple[int, int] = 
     if masks:
         seen = torch.stack([(object_map == k).sum((1, 2)) for k in range(most)], 1)
         out |= dict(object_map=object_map, visible=seen / sizes_seen.clamp(min=1))
-    told = [_tell(labels[i], tint[i], place[i], horizon[i], upper[i], lower[i], size, rng) for i in range(n)]
+    rows = zip(labels, tint, place, horizon.tolist(), upper, lower, strict=True)
+    told = [tell(*row, size, rng, (size * 0.33, size * 0.45)) for row in rows]
     return out | dict(captions=[t[0] for t in told], phrases=[t[1] for t in told])
 
 
-def _tell(labels, tint, place, horizon, upper, lower, size: int, rng: Random) -> tuple[str, list[str]]:
-    upper, lower, horizon = REGIONS[upper], REGIONS[lower], int(horizon)
-    rows = []
+def tell(labels: Tensor, tint: Tensor, place: Tensor, horizon: int, upper: Tensor, lower: Tensor, size: int,
+         rng: Random, middling: tuple[float, float]) -> tuple[str, list[str]]:
+    """A picture's caption and phrases.
+
+    labels (-1: no object), tint: K; place: K x 3, centre and side; upper, lower: places in REGIONS; middling: the
+    least and the largest side in pixels that the caption calls neither small nor big.
+    """
+    rows, far, near = [], REGIONS[upper], REGIONS[lower]
     for index, dye, (x, y, side) in zip(labels.tolist(), tint.tolist(), place.tolist(), strict=True):
         if index >= 0:
             cell = min(max(y * 3 // size, 0), 2) * 3 + min(max(x * 3 // size, 0), 2)
-            sized = "small" if side < size * 0.33 else "big" if side > size * 0.45 else ""
-            ground = lower if y + side // 3 >= horizon else upper
+            sized = "small" if side < middling[0] else "big" if side > middling[1] else ""
+            ground = near if y + side // 3 >= horizon else far
             rows.append(dict(index=index, tint=dye, size=sized, place=cell, ground=ground, x=x, y=y))
-    return grammar.scene(rows, upper, lower, rng)
+    return grammar.scene(rows, far, near, rng)
 
 
 def label_map(batch: dict) -> Tensor:
