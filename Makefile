@@ -2,7 +2,7 @@
 #   PYTHON=python3.12 make book    another Python        VENV=/path make test    another environment
 PYTHON ?= python3
 VENV   ?= .venv
-JOBS   ?= 2
+JOBS   ?= 3  # one more than the cores of a small machine: a test that waits leaves its core to another
 NAME   ?=
 TITLE  ?=
 PORT   ?= 8000

@@ -99,6 +99,19 @@ def test_what_was_changed_is_named(stored, fresh, reason):
     assert reason in first
 
 
+def test_pictures_of_a_training_that_drifts_may_look_a_little_otherwise():
+    frames = [shows(carries={"frames": ["0" * 24, "f" * 24]})]
+    moved, exchanged = ([shows(carries={"frames": two})] for two in (["0" * 15 + "f" * 9, "f" * 24], ["f" * 24, "0" * 24]))
+    told = dict(clipnotes=dict(drifts=["77.gain"]))
+
+    def said(fresh: list, **metadata) -> list:
+        cell = new_code_cell("x", outputs=frames, metadata=metadata)
+        return differences(cell, fresh, {}, {})
+
+    assert said(moved) and said(exchanged) and said(exchanged, **told)
+    assert said(moved, **told) == []
+
+
 def asks(right: int):
     data = {"application/javascript": f"var questions=[{{correct: {right}}}]", "text/plain": "a quiz"}
     return new_output("display_data", data)
