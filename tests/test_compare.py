@@ -101,7 +101,8 @@ def test_what_was_changed_is_named(stored, fresh, reason):
 
 def test_pictures_of_a_training_that_drifts_may_look_a_little_otherwise():
     frames = [shows(carries={"frames": ["0" * 24, "f" * 24]})]
-    moved, exchanged = ([shows(carries={"frames": two})] for two in (["0" * 15 + "f" * 9, "f" * 24], ["f" * 24, "0" * 24]))
+    moved = [shows(carries={"frames": ["0" * 15 + "f" * 9, "f" * 24]})]
+    exchanged = [shows(carries={"frames": ["f" * 24, "0" * 24]})]
     told = dict(clipnotes=dict(drifts=["77.gain"]))
 
     def said(fresh: list, **metadata) -> list:

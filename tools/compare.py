@@ -113,8 +113,9 @@ def claim_differs(old: dict, new: dict, register: dict[str, dict], seeded: dict[
 def differences(cell: Any, fresh: list[Any], register: dict[str, dict], seeded: dict[str, dict]) -> list[str]:
     """What is stored in a cell and does not come when it is run: one sentence each.
 
-    register: the chapter's claims; seeded: its live ones under seeds, by id. A cell that shows figures or pictures of
-    claims that drift from processor to processor names these in its metadata: `clipnotes: {"drifts": ["09.live_head"]}`.
+    register: the chapter's claims; seeded: its live ones under seeds, by id. A cell that shows figures or pictures
+    of claims that drift from processor to processor names these in its metadata, as in
+    `clipnotes: {"drifts": ["09.live_head"]}`.
     """
     stored = cell.get("outputs", [])
     if "nbval-skip" in tags(cell):
