@@ -23,7 +23,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from PIL import Image
 from torch import Tensor
 
@@ -140,6 +140,34 @@ def images(
     for axes, text in zip(grid[:, 0], row_titles or [], strict=False):
         axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9)
     return _done(figure)
+
+
+def boxes(batch: Tensor | Sequence[Any], found: Sequence[Mapping], names: Sequence[str] | None = None,
+          titles: Sequence[str] | None = None, columns: int = 4, size: float = 2.3) -> Figure:
+    """Pictures with boxes, each name in a colour of its own that is the same in all pictures.
+
+    batch: as in `images`. found: a dict a picture, as `metrics.match_boxes` takes it: boxes N×4 in pixels, and where
+    they are there labels N (places in `names`), scores N (from 0 to 1), masks N×H×W. titles: one above each picture.
+    """
+    if len(found) != len(batch):
+        raise ValueError(f"There are {len(batch)} pictures and boxes of {len(found)}. Give one dict a picture.")
+    figure, shown = images(batch, titles, columns, size), {}
+    cycle = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    for axes, rows in zip(figure.axes, found, strict=False):
+        corners = torch.as_tensor(rows["boxes"]).reshape(-1, 4).tolist()
+        labels = torch.as_tensor(rows.get("labels", [0] * len(corners))).tolist()
+        for place, (x0, y0, x1, y1) in enumerate(corners):
+            colour = cycle[shown.setdefault(labels[place], len(shown)) % len(cycle)]
+            axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color=colour, linewidth=1.6))
+            if "masks" in rows:
+                mask = torch.as_tensor(rows["masks"][place]).float().numpy()
+                axes.contour(mask, [0.5], colors=[colour], linewidths=1)
+            text = names[labels[place]] if names is not None else ""
+            text += f" {rows['scores'][place]:.2f}" if "scores" in rows else ""
+            if text:
+                axes.text(x0, y0 - 1, text.strip(), fontsize=7.5, color="white", va="bottom", clip_on=True,
+                          bbox=dict(facecolor=colour, edgecolor="none", pad=0.8, alpha=0.85))
+    return figure
 
 
 def _headers(axes: Axes, items: Any, side: str) -> None:

@@ -44,6 +44,10 @@ FIGURES = {
     "pictures of other kinds": lambda: draw.images(
         [NOISE[0, :1], Image.new("RGB", (9, 7)), NOISE[1, :, :20]]
     ),
+    "boxes": lambda: draw.boxes(NOISE[:2], [dict(boxes=[[2, 3, 9, 9]], labels=[1], scores=[0.5]), dict(boxes=[])],
+                                ["a dog", "a cat"]),
+    "boxes and masks": lambda: draw.boxes(NOISE[:1], [dict(boxes=torch.tensor([[2, 3, 9, 9]]),
+                                                           masks=NOISE[:1, 0] > 0.5)]),
     "matrix": lambda: draw.matrix(
         torch.eye(3), NOISE[:3], ["a dog", "a cat", "a cup"], diagonal=True, title="cosine"
     ),
@@ -83,6 +87,7 @@ def test_a_figure_is_drawn_returned_and_not_left_open(name):
         (lambda: draw.images(NOISE[:2], ["one"]), "2 pictures and 1 titles"),
         (lambda: draw.images(NOISE[:5], columns=3, row_titles=["one"]), "2 rows of pictures and 1 titles"),
         (lambda: draw.images([]), "at least one"),
+        (lambda: draw.boxes(NOISE[:2], [dict(boxes=[])]), "2 pictures and boxes of 1"),
         (lambda: draw.images(torch.rand(2, 4, 8, 8)), "3×H×W or 1×H×W, not"),
         (lambda: draw.matrix(torch.eye(3), ["a"] * 3, ["b"] * 2), "3 rows and 2 columns"),
         (lambda: draw.bars([1, 2], ["a"]), "1 labels"),
