@@ -4,7 +4,6 @@ All weights have the names of OpenAI's release, so its checkpoints load strictly
 Chapter 1 builds the towers and the dual encoder in front of the reader; what later chapters need comes after them.
 """
 
-import hashlib
 import json
 import math
 import warnings
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from clipnotes.checkpoints import fit, read_state_dict
+from clipnotes.pins import PinError, check_digest, digest, pinned_commit
 from clipnotes.tokenizer import shared_tokenizer, tokenize
 from clipnotes.weights import DATA, load_weights, save_weights, shipped, stored, write
 
@@ -27,6 +27,7 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 Texts = str | list[str] | Tensor  # texts, or their ids NxT
 
 # open_clip's copies of OpenAI's weights: the commit that is fetched, and the sha256 of its open_clip_model.safetensors.
+# What is fetched of others is pinned at first use (see `clipnotes.pins`).
 PINNED = {
     "timm/resnet50_clip.openai": (
         "ec3d92cf63a5f9d591f0d611b736895966c73076", "da0baa37fb2211eee5729ab69ed587eb10d48f5b7076ceeed01552fc3d4cb4ee"),
@@ -573,7 +574,7 @@ def _load_open_clip(name: str, pretrained: str | Path | None) -> CLIP:
     if pretrained is not None:
         file = pretrained if _is_path(pretrained) else _fetch(name, str(pretrained))
         fit(model, read_state_dict(file), file)
-        model.card["sha256"] = _digest(file)
+        model.card["sha256"] = digest(file)
     return model
 
 
@@ -581,11 +582,6 @@ def _is_path(name: str | Path) -> bool:
     """A file, or the name of one that is not there: names and tags have no ending and no separator."""
     path = Path(name)
     return isinstance(name, Path) or path.is_file() or bool(path.suffix) or len(path.parts) > 1
-
-
-def _digest(file: str | Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _openai_config(name: str) -> CLIPConfig:
@@ -600,6 +596,7 @@ def _openai_config(name: str) -> CLIPConfig:
 
 def _fetch(name: str, tag: str) -> str:
     import open_clip
+    from huggingface_hub import hf_hub_download
 
     tags = [t for t in open_clip.list_pretrained_tags_by_model(name)
             if open_clip.get_pretrained_cfg(name, t).get("quick_gelu")]  # others were trained with exact GELU
@@ -607,18 +604,20 @@ def _fetch(name: str, tag: str) -> str:
         raise ValueError(f"{name} has no weights {tag!r} trained with QuickGELU, only these: {tags}.")
     config = open_clip.get_pretrained_cfg(name, tag)
     repository = config.get("hf_hub", "").rstrip("/")
-    revision, sha256 = PINNED.get(repository, (None, None))
+    commit, sha256 = PINNED.get(repository, (None, None))
     try:
-        if sha256:
-            from huggingface_hub import hf_hub_download
-
-            file = hf_hub_download(repository, "open_clip_model.safetensors", revision=revision)
-        else:  # open_clip's own releases carry a digest in their names, which it checks
-            file = open_clip.download_pretrained(config, prefer_hf_hub="mlfoundations" not in config.get("url", ""))
+        if commit:
+            file = hf_hub_download(repository, "open_clip_model.safetensors", revision=commit)
+        elif "mlfoundations" in config.get("url", ""):  # its name holds a digest, which open_clip checks
+            return open_clip.download_pretrained(config, prefer_hf_hub=False)
+        else:
+            commit = pinned_commit(repository)
+            file = open_clip.pretrained.download_pretrained_from_hf(repository, revision=commit)
+    except PinError:
+        raise
     except Exception as error:
         raise RuntimeError(
-            f"The weights {tag!r} of {name} could not be fetched ({type(error).__name__}): go online once, "
+            f"The weights {tag!r} of {name} could not be fetched ({type(error).__name__}: {error}): go online once, "
             "or give pretrained= a file with the state dict.") from error
-    if sha256 and _digest(file) != sha256:
-        raise RuntimeError(f"{file} is not what was published (its sha256 differs): delete it, and fetch it again.")
+    check_digest(file, repository, commit, sha256)
     return file

@@ -12,7 +12,9 @@
 | "msrvtt" | AlexZigma/msr-vtt | 2,990 films with 20 captions each, split test (2 GB) | not stated there |
 | "ucf101" | sayakpaul/ucf101-subset | 10 actions, split test 75 or so (0.2 GB) | not stated there |
 
-The sizes are what is fetched at the first call. Only `load` and `films` open a connection.
+The sizes are what is fetched at the first call. Only `load` and `films` open a connection. cifar10, pets and nocaps are
+fetched from the commits in `REVISIONS`; people, msrvtt and ucf101 from the one that was newest when this machine first
+asked, and the archives of films must keep the sha256 they had then (see `clipnotes.pins`).
 Of a reader's own folders and tables nothing is left out without a word, but names that begin with a dot, `__MACOSX` and
 what file managers write (`Thumbs.db`, `desktop.ini`).
 """
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from clipnotes.folders import below, captions, classes, table, tell, unpacked
 from clipnotes.pictures import open_picture, picture_fault, to_tensor
+from clipnotes.pins import PinError, check_digest, pinned_commit
 from clipnotes.video import decode, film_fault
 
 __all__ = ["FILMS", "PHOTOS", "REVISIONS", "SETS", "decode", "films", "load", "local", "local_films", "meshes",
@@ -48,7 +51,8 @@ FILMS = MappingProxyType({
     "ucf101": ("sayakpaul/ucf101-subset", ("UCF101_subset.tar.gz",)),
 })
 
-# repository: the commit that is fetched, so that a set stays what it was. The others have none yet: their newest is.
+# repository: the commit that is fetched, so that a set stays what it was. The others are pinned at first use (see
+# `clipnotes.pins`).
 REVISIONS = MappingProxyType({
     "uoft-cs/cifar10": "0b2714987fa478483af9968de7c934580d0bb9a2",
     "timm/oxford-iiit-pet": "10b688881011725fa2fa3d856a47536c9a7e6968",
@@ -91,7 +95,10 @@ def load(name: str, split: str = "test", limit: int | None = None) -> "Dataset":
 
     repository, columns = SETS[name]
     try:
-        dataset = load_dataset(repository, split=split, revision=REVISIONS.get(repository))
+        commit = REVISIONS.get(repository) or pinned_commit(repository, "dataset")
+        dataset = load_dataset(repository, split=split, revision=commit)
+    except PinError:
+        raise
     except Exception as error:  # the libraries below raise a dozen kinds
         raise RuntimeError(
             f"The data set {name!r} ({repository}, {split}) could not be fetched. Check the network, or stay "
@@ -126,21 +133,27 @@ def films(name: str, split: str = "test", limit: int | None = None) -> "Dataset"
     """Real films: column video (a file for `decode`), and caption (list of texts) or label (int).
 
     name: one of FILMS. Archives are fetched and unpacked once, beside where they are kept. limit: as in `load`.
-    Raises ValueError for an unknown name, RuntimeError where the films cannot be fetched or unpacked.
+    Raises ValueError for an unknown name, RuntimeError where the films cannot be fetched or unpacked, or are not those
+    that were first fetched.
     """
     if name not in FILMS:
         raise ValueError(f"There are no films {name!r}. Write one of: {', '.join(FILMS)}.")
     from huggingface_hub import hf_hub_download
 
     repository, archives = FILMS[name]
-    pin = dict(repo_type="dataset", revision=REVISIONS.get(repository))
     try:
-        fetched = [Path(hf_hub_download(repository, archive, **pin)) for archive in archives]
+        commit = REVISIONS.get(repository) or pinned_commit(repository, "dataset")
+        fetched = [Path(hf_hub_download(repository, archive, repo_type="dataset", revision=commit))
+                   for archive in archives]
+    except PinError:
+        raise
     except Exception as error:  # the libraries below raise a dozen kinds
         raise RuntimeError(
             f"The films {name!r} ({repository}) could not be fetched. Check the network, or stay in tiny mode, or "
             f"take your own films: hub.local_films(folder). ({type(error).__name__}: {error})"
         ) from error
+    for archive in fetched:
+        check_digest(archive, repository, commit)
     folder = unpacked(fetched)
     inner = [p for p in sorted(folder.rglob(split)) if p.is_dir()]  # UCF101 has a folder a split
     return spread(local_films(inner[0] if inner else folder), limit)

@@ -9,6 +9,7 @@ import sys
 import types
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from clipnotes import clip, files, tokenizer  # before open_clip: `import clipnotes` repairs torchvision
+from clipnotes import clip, files, pins, tokenizer  # before open_clip: `import clipnotes` repairs torchvision
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPES = {
@@ -637,7 +638,10 @@ def test_unknown_name():
 
 @pytest.fixture
 def small_rn50(monkeypatch, tmp_path) -> tuple[nn.Module, Path, list]:
-    """open_clip's "RN50", made small, with a checkpoint as the hub would send it, and the fetches made."""
+    """open_clip's "RN50", made small, with a checkpoint as the hub would send it, and the fetches made.
+
+    The commit is pinned as if in the code; `PINS` is a file of the test's own.
+    """
     import huggingface_hub
     import open_clip
 
@@ -652,6 +656,7 @@ def small_rn50(monkeypatch, tmp_path) -> tuple[nn.Module, Path, list]:
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: shape)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download",
                         lambda *a, **k: fetched.append((*a, k["revision"])) or str(path))
+    monkeypatch.setattr(pins, "PINS", tmp_path / "pins.json")
     monkeypatch.setitem(clip.PINNED, repository, ("a" * 40, hashlib.sha256(path.read_bytes()).hexdigest()))
     return theirs.float(), path, fetched
 
@@ -683,11 +688,12 @@ def test_pins_are_whole_digests_of_open_clips_copies():
 def test_other_weights_than_the_pinned_are_refused(small_rn50):
     path = small_rn50[1]
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(RuntimeError, match="open_clip_model.safetensors is not what was published .*: delete it"):
+    with pytest.raises(RuntimeError, match=f"{path.name} of timm/.* is not what was published .*: delete {path}, and"):
         clip.load_clip("RN50")
+    assert not pins.PINS.exists(), "what the code pins needs no other pin"
 
 
-def test_weights_without_a_pin_come_through_open_clip(small_rn50, monkeypatch):
+def test_releases_of_open_clip_are_checked_by_the_digest_in_their_names(small_rn50, monkeypatch):
     import open_clip
 
     asked = []
@@ -697,11 +703,30 @@ def test_weights_without_a_pin_come_through_open_clip(small_rn50, monkeypatch):
         return str(small_rn50[1])
 
     monkeypatch.setattr(open_clip, "download_pretrained", download)
-    for tag in ("yfcc15m", "openai"):
-        monkeypatch.delitem(clip.PINNED, "timm/resnet50_clip.openai", raising=False)
-        clip.load_clip("RN50", tag)
-    assert asked == [("timm/resnet50_clip.yfcc15m/", False), ("timm/resnet50_clip.openai/", True)], \
-        "open_clip's own releases are checked by the digest in their names"
+    clip.load_clip("RN50", "yfcc15m")
+    assert asked == [("timm/resnet50_clip.yfcc15m/", False)]
+
+
+def test_weights_without_a_pin_get_one_at_first_use(small_rn50, monkeypatch):
+    import huggingface_hub
+    import open_clip
+
+    repository, path = "timm/resnet50_clip.openai", small_rn50[1]
+    newest, asked = ["b" * 40], []
+    monkeypatch.delitem(clip.PINNED, repository)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info",
+                        lambda self, repository, repo_type: SimpleNamespace(sha=newest.pop()))
+    monkeypatch.setattr(open_clip.pretrained, "hf_hub_download",
+                        lambda **k: asked.append((k["repo_id"], k["filename"], k["revision"])) or str(path))
+    for _ in range(2):
+        clip.load_clip("RN50")
+    assert asked == [(repository, path.name, "b" * 40)] * 2 and not newest
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(RuntimeError, match=f"not what was first fetched .*: delete {path}, .*its entry in .*pins.json"):
+        clip.load_clip("RN50")
+    pins.PINS.write_text("half", "utf-8")
+    with pytest.raises(RuntimeError, match="^[^ ]*pins.json is damaged: delete it"):
+        clip.load_clip("RN50")
 
 
 def test_loading_is_strict(small_rn50):
@@ -733,7 +758,7 @@ def test_no_network(small_rn50, monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(RuntimeError, match=r"'openai' of RN50 could not be fetched \(ConnectionError\)"):
+    with pytest.raises(RuntimeError, match=r"'openai' of RN50 could not be fetched \(ConnectionError: no route"):
         clip.load_clip("RN50")
 
 

@@ -8,6 +8,7 @@ import tarfile
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import huggingface_hub
@@ -16,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipnotes import folders, hub
+from clipnotes import folders, hub, pins
 from test_video import greys, write_film
 
 
@@ -32,6 +33,15 @@ def cifar10():
         img=datasets.Image(), label=datasets.ClassLabel(names=["airplane", "automobile"])
     )
     return datasets.Dataset.from_dict({"img": pictures(10), "label": [0, 1] * 5}, features=features)
+
+
+@pytest.fixture
+def newest(monkeypatch, tmp_path):
+    """The newest commit of each repository of the hub, which a test changes; pins are in a file of its own."""
+    commit = SimpleNamespace(sha="b" * 40)
+    monkeypatch.setattr(pins, "PINS", tmp_path / "pins.json")
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, repository, repo_type: commit)
+    return commit
 
 
 @pytest.fixture
@@ -56,6 +66,17 @@ def test_a_set_gets_the_columns_of_the_course(fetched, cifar10):
     assert found.column_names == ["image", "label"]
     assert found.features["label"].names == ["airplane", "automobile"]
     assert found[3]["label"] == 1 and found[3]["image"].size == (30, 20)
+
+
+def test_a_set_without_a_revision_stays_what_it_was_at_first_use(fetched, newest):
+    fetched["answer"] = datasets.Dataset.from_dict({"image": pictures(1), "mask": pictures(1)})
+    for _ in range(2):
+        hub.load("people", "train")
+        assert fetched["asked"] == ("mattmdjaga/human_parsing_dataset", "train", "b" * 40)
+        newest.sha = "c" * 40
+    pins.PINS.write_text("half", "utf-8")
+    with pytest.raises(RuntimeError, match="^[^ ]*pins.json is damaged"):
+        hub.load("people", "train")
 
 
 def test_captions(fetched):
@@ -265,7 +286,7 @@ def test_tables_that_are_none_are_refused_by_name(tmp_path, data, said):
 # ---------------------------------------------------------------- downloads
 
 
-def test_films_of_the_hub(shelf, monkeypatch, tmp_path):
+def test_films_of_the_hub(shelf, monkeypatch, tmp_path, newest):
     """Archives as the hub keeps them are fetched, unpacked once, and read."""
     asked = []
 
@@ -286,6 +307,7 @@ def test_films_of_the_hub(shelf, monkeypatch, tmp_path):
     assert hub.films("ucf101")["label"][:] == [0, 0, 1]
     assert asked == [("sayakpaul/ucf101-subset", "UCF101_subset.tar.gz", "dataset", "a" * 40)]
     assert hub.films("msrvtt", limit=1)["caption"][:] == [["a", "b"]]
+    assert asked[1:] == [("AlexZigma/msr-vtt", name, "dataset", newest.sha) for name in hub.FILMS["msrvtt"][1]]
     assert not list(tmp_path.glob(".*.part")), "nothing half unpacked is left"
     with pytest.raises(ValueError, match="no films 'kinetics'"):
         hub.films("kinetics")
