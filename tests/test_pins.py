@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -16,6 +17,8 @@ import sys
 from pathlib import Path
 from clipnotes import pins
 pins.PINS, file = Path(sys.argv[1]), Path(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
 for i in range(40):
     pins.check_digest(file, f"{file.stem}/{i}", "c" * 40)
 """
@@ -86,7 +89,14 @@ def test_several_processes_lose_no_pin(table, tmp_path):
     files = [tmp_path / name for name in ("a.zip", "b.zip")]
     for file in files:
         file.write_bytes(file.name.encode())
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(table), str(file)], cwd=ROOT) for file in files]
-    assert [writer.wait() for writer in writers] == [0, 0]
+    start = partial(subprocess.Popen, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    writers = [start([sys.executable, "-c", WRITER, str(table), str(file)]) for file in files]
+    assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2
+    for writer in writers:
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate()
+    assert [writer.returncode for writer in writers] == [0, 0]
     found = json.loads(table.read_text("utf-8"))
     assert found == {f"{f.stem}/{i}@{'c' * 40}/{f.name}": pins.digest(f) for f in files for i in range(40)}
