@@ -290,6 +290,20 @@ def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("chapters/")])
+def test_no_formula_is_cut(visit, name):
+    """At 1280 pixels each displayed formula is seen whole: a long one with a number would begin left of its column."""
+    page = visit.open(name)
+    page.wait_for_selector("mjx-container[display=true]", timeout=20000)
+    begins = page.evaluate(
+        "() => [...document.querySelectorAll('.bd-article mjx-container[display=true]')].map(formula => [Math.min("
+        "...[...formula.querySelectorAll('mjx-c')].map(sign => sign.getBoundingClientRect().left)) - "
+        "formula.parentElement.getBoundingClientRect().left, formula.textContent.slice(0, 60)])"
+    )
+    assert begins and [formula for formula in begins if formula[0] < -1] == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("chapters/")])
 def test_no_code_scrolls_sideways(visit, name):
     """At 1280 pixels each line of code is seen whole, folded cells opened; the quiz is data, and stays folded."""
     page = visit.open(name)

@@ -51,7 +51,12 @@ def test_a_claim_that_holds_prints_one_line(register, capsys):
 
 def test_a_null_result_says_so(register, capsys):
     check.claim("77.tie", 0.5, baseline=0.55)
-    assert "from 0.4 to 0.6; baseline 0.55; paper +3.5) · null result" in capsys.readouterr().out
+    said = "(from 0.4 to 0.6; baseline 0.55; paper +3.5) · null result: the paper's claim does not hold here\n"
+    assert capsys.readouterr().out.endswith(said)
+    register.write_text(REGISTER.replace('paper = "+3.5"\n', ""), "utf-8")
+    claims.read_register.cache_clear()
+    check.claim("77.tie", 0.5, baseline=0.55)
+    assert capsys.readouterr().out.endswith("baseline 0.55) · null result\n"), "no paper is quoted"
 
 
 def test_a_claim_about_time_shows_no_value(register, capsys):

@@ -100,7 +100,8 @@ the bars in `chapters/*.toml`, which were registered before.
   the 95 % interval.
 - **kind**: *exact* holds by arithmetic; *live* is trained on the page; *shipped* is measured on weights that
   come with the package; *recorded* was measured by a program in `recordings/`.
-- **verdict**: *null result* means that what the paper claims does not hold here. It is a result too.
+- **verdict**: *null result* means that what the paper claims, or where none is quoted what was hoped for, does not hold
+  here. It is a result too.
 """
     head = ["claim", "what", "here", "bar", "baseline", "spread", "n", "paper", "kind", "verdict"]
     for chapter, entries in found.items():

@@ -7,11 +7,11 @@ A chapter's claims are registered in one file beside its notebook, `chapters/09_
     low = 0.3                   # the bar: low, high or both; without either the baseline has to be beaten
     note = "accuracy with the transformer minus that with the mean"
 
-More keys: high; paper, the paper's figure as a number or words; null = true, the paper's claim does not hold
-here; lower_is_better = true; timing = true, a ratio of processor times, which differs from run to run;
-drifts = "why", where another processor's rounding moves a live value, so that, run again, it may be as far from
-the stored one as the values under seeds lie apart (all else: a thousandth of its scale); restated = "why the
-bar or one of these keys was changed after the value was seen".
+More keys: high; paper, the paper's figure as a number or words; null = true, a null result: what the paper, or
+without `paper` we, expected does not hold here; lower_is_better = true; timing = true, a ratio of processor times,
+which differs from run to run; drifts = "why", where another processor's rounding moves a live value, so that, run
+again, it may be as far from the stored one as the values under seeds lie apart (all else: a thousandth of its scale);
+restated = "why the bar or one of these keys was changed after the value was seen".
 """
 
 import math
@@ -111,7 +111,9 @@ def line(entry: dict[str, Any], claim: dict[str, Any]) -> str:
     text = f"claim {entry['id']}:{value} ({'; '.join(filter(None, facts))})"
     if not entry["holds"]:
         return f"{text} · fails"
-    return text + (" · null result: the paper's claim does not hold here" if claim.get("null") else " · holds")
+    if not claim.get("null"):
+        return f"{text} · holds"
+    return f"{text} · null result" + (": the paper's claim does not hold here" if claim.get("paper") else "")
 
 
 def claim(id: str, value: float, *, baseline: float | None = None, interval: tuple[float, float] | None = None,
