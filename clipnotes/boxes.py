@@ -105,11 +105,11 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, labels: Tensor | None =
     if labels is not None:
         ranked_labels = labels.gather(-1, order)
         removes &= ranked_labels[..., :, None] == ranked_labels[..., None, :]
-    removes = removes.triu(1)  # a box removes only worse ones
+    removes = removes.triu(1).float()  # a box removes only worse ones; a product counts who removes it, at once
     real = scores.gather(-1, order) > -math.inf
     stays = real
     while True:  # each round settles at least one more place, most often all
-        settled = real & ~(removes & stays[..., :, None]).any(-2)
+        settled = real & ((stays.float()[..., None, :] @ removes)[..., 0, :] == 0)
         if torch.equal(settled, stays):
             return torch.zeros_like(real).scatter(-1, order, stays)
         stays = settled
