@@ -81,7 +81,7 @@ lab: $(READY)  ## open JupyterLab on the chapters
 	@$(BIN)/jupyter lab chapters $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(READY)  ## run every test, then every notebook against its stored outputs
-	$(PYTEST) tests -n $(JOBS) --dist loadfile
+	$(PYTEST) tests -n $(JOBS) --dist loadfile --no-loadscope-reorder
 	$(PYTEST) $(NBVAL) chapters book/template book/toyworld.ipynb
 
 check: $(READY)  ## say in a second what a notebook lacks (NAME=01_clip, or all)

@@ -52,6 +52,15 @@ def _repair_torchvision() -> torch.library.Library | None:
 _torchvision_library = _repair_torchvision()  # kept alive: the declarations end with this object
 
 
+def __getattr__(name: str) -> object:
+    """`from clipnotes import films` still works, as before the toy world was a package; it imports nothing earlier."""
+    if name == "films":
+        from clipnotes.toyworld import films
+
+        return films
+    raise AttributeError(f"module 'clipnotes' has no attribute {name!r}")
+
+
 @dataclass(frozen=True)
 class Session:
     """What a chapter needs to know about this run: its name, the mode, the device and the seed."""

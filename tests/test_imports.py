@@ -167,3 +167,12 @@ def test_private_uses_are_found(source, found):
 def test_what_is_missing_is_found():
     source = "from clipnotes import toyworld as world\nfrom clipnotes.draw import nothing\nworld.singles, world._choose"
     assert missing(ast.parse(source)) == ["clipnotes.draw.nothing", "clipnotes.toyworld._choose"]
+
+
+def test_films_are_found_where_they_were():
+    import clipnotes
+    from clipnotes.toyworld import films
+
+    assert clipnotes.films is films
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = clipnotes.nothing
