@@ -1,111 +1,15 @@
 """The built book in a browser without a network: every page, link, picture, formula, slider and quiz."""
 
-import os
 import re
-import subprocess
-import sys
-import threading
-import time
 from functools import partial
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urldefrag, urljoin
 
 import pytest
 
 import hygiene
-
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(hygiene.book_pages())
-
-
-def sources_time() -> float:
-    """When the newest source of the book was written."""
-    files = [ROOT / "_config.yml", ROOT / "_toc.yml", ROOT / "tools" / "bookext.py"]
-    files += [p for folder in ("book", "chapters") for p in (ROOT / folder).rglob("*") if p.is_file()]
-    return max(file.stat().st_mtime for file in files)
-
-
-@pytest.fixture(scope="session")
-def html() -> Path:
-    """The built book: the one that is there if it is newer than its sources, else a new one."""
-    index = ROOT / "_build" / "html" / "index.html"
-    if not index.exists() or index.stat().st_mtime < sources_time():
-        program = Path(sys.executable).parent / "jupyter-book"
-        command = [program, "build", ROOT, "--all", "-W", "--keep-going"]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-        os.utime(index)
-    return index.parent
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="session")
-def address(html):
-    """The book on a plain file server."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-class Visit:
-    """One page in the browser: what it asked for, what failed, what it complained about."""
-
-    def __init__(self, page, address: str):
-        self.page, self.address = page, address
-        self.foreign: list[str] = []
-        self.failed: list[str] = []
-        self.errors: list[str] = []
-        page.route("**/*", self.gate)
-        page.on("response", lambda r: self.failed.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-        page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def gate(self, route):
-        """Let through what comes from the book's own server; record and cut everything else."""
-        if route.request.url.startswith((self.address, "data:", "blob:")):
-            route.continue_()
-        else:
-            self.foreign.append(route.request.url)
-            route.abort()
-
-    def open(self, name: str):
-        self.page.goto(f"{self.address}{name}.html", wait_until="load")
-        self.page.wait_for_timeout(700)  # quizzes typeset half a second later
-        return self.page
-
-
-@pytest.fixture
-def visit(browser, address):
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    yield Visit(context.new_page(), address)
-    context.close()
-
-
-def until(condition, seconds: float = 5.0) -> bool:
-    """Wait until a condition holds: a busy machine needs longer than a quiet one."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
-
-
-def notebook_pages(tag: str) -> list[str]:
-    """The pages made from notebooks that have a cell with this tag."""
-    from notebooks import read, tags
-
-    found = []
-    for name in PAGES:
-        path = ROOT / f"{name}.ipynb"
-        if path.exists() and any(tag in tags(cell) for cell in read(path).cells):
-            found.append(name)
-    return found
+from browsing import PAGES, notebook_pages, until
 
 
 @pytest.mark.browser
@@ -263,57 +167,6 @@ def test_landing_figure_is_what_the_model_says():
     import landing
 
     assert landing.current(), "run: python tools/landing.py"
-
-
-@pytest.mark.browser
-def test_dark_mode(visit):
-    page = visit.open("book/index")
-    colour = "() => getComputedStyle(document.body).backgroundColor"
-    seen = set()
-    for _ in range(3):  # auto, light, dark
-        page.locator(".theme-switch-button:visible").first.click()
-        page.wait_for_timeout(150)
-        seen.add(page.evaluate(colour))
-    assert len(seen) == 2
-
-
-@pytest.mark.browser
-def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
-    context = browser.new_context(viewport={"width": 390, "height": 800})
-    page = context.new_page()
-    for name in PAGES:
-        page.goto(f"{address}{name}.html", wait_until="load")
-        wide = page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
-        assert wide <= 1, f"{name} is {wide} pixels too wide"
-    context.close()
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("chapters/")])
-def test_no_formula_is_cut(visit, name):
-    """At 1280 pixels each displayed formula is seen whole: a long one with a number would begin left of its column."""
-    page = visit.open(name)
-    page.wait_for_selector("mjx-container[display=true]", timeout=20000)
-    begins = page.evaluate(
-        "() => [...document.querySelectorAll('.bd-article mjx-container[display=true]')].map(formula => [Math.min("
-        "...[...formula.querySelectorAll('mjx-c')].map(sign => sign.getBoundingClientRect().left)) - "
-        "formula.parentElement.getBoundingClientRect().left, formula.textContent.slice(0, 60)])"
-    )
-    assert begins and [formula for formula in begins if formula[0] < -1] == []
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("chapters/")])
-def test_no_code_scrolls_sideways(visit, name):
-    """At 1280 pixels each line of code is seen whole, folded cells opened; the quiz is data, and stays folded."""
-    page = visit.open(name)
-    page.evaluate("() => document.querySelectorAll('.bd-article details').forEach(d => { d.open = true; })")
-    wide = page.evaluate(
-        "() => [...document.querySelectorAll('.bd-article .cell:not(.tag_quiz) .cell_input pre')]"
-        ".map(pre => [pre.clientWidth, pre.scrollWidth - pre.clientWidth, pre.textContent.slice(0, 60)])"
-    )
-    assert len(wide) >= 50 and min(width for width, _, _ in wide) > 400, "each cell of code is seen"
-    assert [cell for cell in wide if cell[1] > 0] == []
 
 
 @pytest.mark.browser
