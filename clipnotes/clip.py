@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from clipnotes.checkpoints import fit, read_state_dict
-from clipnotes.pins import PinError, check_digest, digest, pinned_commit
+from clipnotes.files import digest
+from clipnotes.pins import PinError, check_digest, pinned_commit
 from clipnotes.tokenizer import shared_tokenizer, tokenize
 from clipnotes.weights import DATA, load_weights, save_weights, shipped, stored, write
 

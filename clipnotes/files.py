@@ -4,6 +4,7 @@ Every writer goes through `atomic_write`; who reads, changes and writes a file h
 """
 
 import contextlib
+import hashlib
 import os
 import platform
 import time
@@ -82,6 +83,12 @@ def _alive(pid: int) -> bool:
     except OSError:  # it runs under another user
         return True
     return True
+
+
+def digest(path: str | Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

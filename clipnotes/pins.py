@@ -5,13 +5,12 @@ there gets one when it is first fetched: its newest commit, and of each single f
 The first download is trusted; all later ones must equal it.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-from clipnotes.files import atomic_write, lock
+from clipnotes.files import atomic_write, digest, lock
 
 PINS = Path("~/.cache/clipnotes/pins.json")  # what is pinned -> commit or sha256
 
@@ -42,12 +41,6 @@ def check_digest(path: str | Path, repository: str, commit: str, sha256: str | N
     again = "" if sha256 else f" Should it differ again, the first was wrong: delete its entry in {PINS.expanduser()}."
     raise PinError(f"{path.name} of {repository} is not what {known} (its sha256 differs): delete {path.resolve()}, "
                    f"and fetch it again.{again}")  # resolved: the hub's cache shows links to what it keeps
-
-
-def digest(path: str | Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _pinned(name: str, find: Callable[[], str]) -> str:

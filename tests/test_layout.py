@@ -4,6 +4,8 @@ import pytest
 
 from browsing import PAGES
 
+CHAPTERS = [name for name in PAGES if name.startswith("chapters/")]
+
 
 @pytest.mark.browser
 def test_dark_mode(visit):
@@ -29,7 +31,7 @@ def test_a_narrow_screen_does_not_scroll_sideways(browser, address):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("chapters/")])
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_no_formula_is_cut(visit, name):
     """At 1280 pixels each displayed formula is seen whole: a long one with a number would begin left of its column."""
     page = visit.open(name)
@@ -43,7 +45,7 @@ def test_no_formula_is_cut(visit, name):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("chapters/")])
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_no_code_scrolls_sideways(visit, name):
     """At 1280 pixels each line of code is seen whole, folded cells opened; the quiz is data, and stays folded."""
     page = visit.open(name)

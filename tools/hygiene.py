@@ -8,7 +8,6 @@ The tests run the same rules, and break a copy of the template for each, to see 
 
 import ast
 import base64
-import hashlib
 import html
 import json
 import re
@@ -26,6 +25,7 @@ from nbformat import NotebookNode
 from clipnotes import records
 from clipnotes.check.claims import line
 from clipnotes.draw import picture_hash
+from clipnotes.files import digest
 from execute import normalise
 from notebooks import (
     ROOT,
@@ -840,14 +840,14 @@ def clean_texts(paths: list[Path]) -> Iterator[str]:
 def unchanged_files(folder: Path) -> Iterator[str]:
     """What others made lies here as it came: SHA256SUMS names each file, in the format of sha256sum."""
     pairs = [line.split(maxsplit=1) for line in (folder / "SHA256SUMS").read_text("utf-8").splitlines()]
-    named = {name: digest for digest, name in pairs}
+    named = {name: sha256 for sha256, name in pairs}
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")
              if path.is_file() and not path.name.startswith(".") and path.suffix != ".md" and path.name != "SHA256SUMS"}
     again = f"(in {folder.relative_to(ROOT)}: sha256sum FILE >> SHA256SUMS)"
     for name in sorted(named.keys() | found.keys()):
         if name not in found or name not in named:
             yield f"{name} is {'not there' if name in named else f'not in SHA256SUMS {again}'}"
-        elif hashlib.sha256(found[name].read_bytes()).hexdigest() != named[name]:
+        elif digest(found[name]) != named[name]:
             yield f"{name} was changed: its sha256 is another one than SHA256SUMS says"
 
 

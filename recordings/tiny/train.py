@@ -11,7 +11,6 @@ CLIPA). Rendered pictures wait in a pool and are seen --reuse times on average.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -34,7 +33,7 @@ from torch import Tensor
 
 from clipnotes import grammar, toyworld
 from clipnotes.clip import CLIP, CLIPConfig, clip_loss, load_clip, save_clip
-from clipnotes.files import atomic_write, lock
+from clipnotes.files import atomic_write, digest, lock
 from clipnotes.tokenizer import tokenize
 from clipnotes.weights import load_weights, save_weights, toy_world
 
@@ -514,7 +513,7 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def log_run(program: str, path: Path, minutes: float, images: int, seed: int) -> None:
     """One line in the ledger: what was spent on what."""
-    sha = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    sha = digest(path)[:12]
     row = f"| {program} | {path.name} | {minutes:.0f} | {images} | {seed} | {sha} |\n"
     with lock(LEDGER):
         atomic_write(LEDGER, LEDGER.read_text("utf-8") + row)
