@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +17,7 @@ from clipnotes.files import lock
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(hygiene.book_pages())
+WIDE = {"width": 1280, "height": 900}
 
 
 def sources_time() -> float:
@@ -80,12 +82,27 @@ class Visit:
         return self.page
 
 
-@pytest.fixture
-def visit(browser, address):
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+@contextmanager
+def visiting(browser, address: str):
+    context = browser.new_context(viewport=WIDE, color_scheme="light")
     context.set_default_timeout(120_000)  # a page with sliders is heavy, and other tests run beside
     yield Visit(context.new_page(), address)
     context.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """A page of the test's own, to open and to click in."""
+    with visiting(browser, address) as here:
+        yield here
+
+
+@pytest.fixture(scope="module")
+def opened(browser, address, request):
+    """The page that is named, opened once for all tests that only look at it: they leave it as it was."""
+    with visiting(browser, address) as here:
+        here.open(request.param)
+        yield here
 
 
 def until(condition, seconds: float = 5.0) -> bool:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 NO_BROWSER = "no Chromium"
 
-from browsing import address, html, visit  # noqa: E402, F401
+from browsing import address, html, opened, visit  # noqa: E402, F401
 from clipnotes.clip import load_clip  # noqa: E402
 from notebooks import defined  # noqa: E402
 
