@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import math
 import re
 import sys
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from scipy.signal.windows import blackmanharris
 from torch import nn
 
 import clipnotes.clip as library
@@ -57,6 +59,8 @@ RIGHT = {  # component -> what gives its right candidate: the chapter's own, or 
     "actionclip.transf": lambda: COURSE.ch09.Transf, "actionclip.lstm": lambda: COURSE.ch09.LSTM,
     "actionclip.conv1d": lambda: COURSE.ch09.Conv1D,
     "actionclip.conv1d_released": lambda: COURSE.ch09.Conv1DReleased,
+    "audioclip.loss": lambda: matrices_loss, "audioclip.loss_released": lambda: matrices_loss_released,
+    "audioclip.fbsp": lambda: FBSP, "audioclip.frontend": lambda: FrontEnd, "audioclip.attention2d": lambda: Gate,
     "pointclip.views": lambda: COURSE.ch12.views, "pointclip.project": lambda: COURSE.ch12.project,
     "pointclip.fuse": lambda: COURSE.ch12.fuse, "pointclip.adapter": lambda: COURSE.ch12.InterViewAdapter,
     "pointclip.smooth_loss": lambda: COURSE.ch12.smooth_loss, "pointclip.v2_grid": lambda: COURSE.ch12.voxels,
@@ -109,6 +113,59 @@ def ensemble_scores(text_logits, image_logits, base):
     text, image = text_logits.softmax(-1)[..., 1:], image_logits.softmax(-1)
     weight = torch.where(base > 0, 2 / 3, 1 / 3)
     return text**weight * image ** (1 - weight)
+
+
+def matrices_loss(matrices):
+    return torch.stack([F.cross_entropy(m, torch.arange(len(m))) for one in matrices for m in (one, one.T)]).mean()
+
+
+def matrices_loss_released(matrices):
+    return matrices_loss(matrices) * 2 * len(matrices) / math.factorial(len(matrices))
+
+
+class FBSP(nn.Module):
+    def __init__(self, filters, normalised=True):
+        super().__init__()
+        self.m, self.fb = nn.Parameter(torch.zeros(filters)), nn.Parameter(torch.ones(filters))
+        self.fc, self.normalised = nn.Parameter(torch.arange(float(filters))), normalised
+
+    def filters(self, length):
+        t = math.pi * torch.linspace(-1, 1, length) + 1e-8
+        m, fb, fc = (value[:, None] for value in (self.m, self.fb, self.fc))
+        wave = torch.sinc(fb * t / (m + 1e-8) / math.pi)
+        window = torch.polar(wave.abs() ** m, math.pi * m * (wave < 0))
+        found = fb.sqrt() * window * torch.polar(torch.ones_like(fc * t), -fc * t)
+        return found / length**0.5 if self.normalised else found
+
+    def forward(self, frames):
+        filters = self.filters(frames.shape[-1])
+        return frames.to(filters.dtype) @ filters.T
+
+
+class FrontEnd(nn.Module):
+    def __init__(self, n_fft, hop, win, bands):
+        super().__init__()
+        self.fbsp, self.hop, self.bands = FBSP(n_fft // 2 + 1), hop, bands
+        self.padding = (n_fft - win) // 2, n_fft - win - (n_fft - win) // 2
+        self.window = torch.from_numpy(blackmanharris(win, sym=False)).float()
+
+    def forward(self, wave):
+        x, win = (wave + 32768) / 65535 * 2 - 1, len(self.window)
+        missing = -(x.shape[1] - win) % self.hop
+        x = F.pad(x, (missing // 2, missing - missing // 2))
+        power = self.fbsp(F.pad(x.unfold(1, win, self.hop) * self.window, self.padding)).abs() ** 2
+        power = power.mT[:, : power.shape[2] // self.bands * self.bands].unflatten(1, (self.bands, -1))
+        return 10 * torch.where(power > 0, power, 1e-18).log10()
+
+
+class Gate(nn.Module):
+    def __init__(self, channels, out_channels, kernels, kernel_size, padding):
+        super().__init__()
+        self.conv_depth = nn.Conv2d(channels, channels * kernels, kernel_size, padding=padding, groups=channels)
+        self.conv_point, self.bn = nn.Conv2d(channels * kernels, out_channels, 1), nn.BatchNorm2d(out_channels)
+
+    def forward(self, x, size):
+        return self.bn(self.conv_point(self.conv_depth(F.adaptive_max_pool2d(x, size)))).sigmoid()
 
 
 def fine(points, width, size):
@@ -411,6 +468,52 @@ def actionclip_conv1d():
     return {"in/frames": frames, **out, **weights(head)}, {}
 
 
+def audioclip_loss():
+    tensors = {f"in/{name}": torch.randn(7, 7) for name in ("audio_image", "audio_text", "image_text")}
+    matrices = list(tensors.values())
+    for case, given in (("three", matrices), ("audio_image", matrices[:1]), ("audio_text_image_text", matrices[1:])):
+        tensors[f"out/loss_{case}"] = matrices_loss_released(given)
+    return tensors, {}
+
+
+def random_filters(count):
+    """Filters whose windows are negative in places, and a bias that is empty, as in the release."""
+    filters = FBSP(count)
+    filters.m.data, filters.fb.data = 0.3 + torch.rand(count), 1 + 2 * torch.rand(count)
+    return filters
+
+
+def audioclip_fbsp():
+    filters, frames = random_filters(9), torch.randn(3, 2, 24)
+    complex_frames = torch.randn(3, 2, 24, dtype=torch.complex64)
+    tensors = {"in/frames": frames, "in/frames_complex": torch.view_as_real(complex_frames),
+               "weights/fbsp.bias": torch.zeros(0), **weights(filters, "weights/fbsp.")}
+    for case in ("normalized", "plain"):
+        filters.normalised = case == "normalized"
+        found = {"filters": filters.filters(24), "spectrum": filters(frames),
+                 "spectrum_complex_input": filters(complex_frames)}
+        tensors |= {f"out/{name}_{case}": torch.view_as_real(value) for name, value in found.items()}
+    return tensors, {}
+
+
+def audioclip_frontend():
+    config = dict(n_fft=46, hop=11, win=39, bands=5)
+    module, wave = FrontEnd(**config), torch.randn(3, 399) * 9000
+    module.fbsp = random_filters(24)
+    return {"in/wave": wave, "weights/fbsp.bias": torch.zeros(0), "out/spec_db": module(wave)[:, None],
+            **weights(module)}, config
+
+
+def audioclip_attention2d():
+    tensors = {}
+    for case, kernel, kernels, size in (("a", (5, 1), 1, (3, 4)), ("b", (3, 3), 3, (2, 5))):
+        padding, x = tuple(side // 2 for side in kernel), torch.randn(3, 6, 7, 10)
+        gate = lively(Gate(6, 10, kernels, kernel, padding))
+        tensors |= {f"in/x_{case}": x, f"in/size_{case}": torch.tensor(size), f"out/gate_{case}": gate(x, size),
+                    f"in/padding_{case}": torch.tensor(padding), **weights(gate, f"weights/{case}.")}
+    return tensors, {}
+
+
 def pointclip_project():
     tensors = {}
     for kind, count, distance, size in (("zs", 6, 2.0, 20), ("fs", 10, 1.9, 36)):
@@ -485,7 +588,8 @@ SECOND = {  # golden file -> what makes another one of its kind
     clip_vit, clip_resnet, clip_text, clip_loss, clip_tokens, lseg_decoder_block, lseg_head, groupvit_grouping_block,
     groupvit_encoder, groupvit_multilabel_loss, groupvit_segment, vild_distillation, vild_ensemble, clipasso_losses,
     clipasso_saliency_init, rasteriser,
-    clip4clip_metrics, actionclip_kl_loss, actionclip_shift, actionclip_conv1d, pointclip_project, pointclip_adapter,
+    clip4clip_metrics, actionclip_kl_loss, actionclip_shift, actionclip_conv1d, audioclip_loss, audioclip_fbsp,
+    audioclip_frontend, audioclip_attention2d, pointclip_project, pointclip_adapter,
     pointclip_fuse, pointclip_smooth_loss, pointclip_v2_project, depthclip_head, depthclip_errors)}
 
 
@@ -705,6 +809,26 @@ def slips_of_actionclip() -> list[tuple]:
             ("conv1d_released", ch09.Conv1D)]
 
 
+def slips_of_audioclip() -> list[tuple]:
+    class Conjugated(FBSP):
+        def filters(self, length):
+            return super().filters(length).conj()
+
+    class PaddedRight(FrontEnd):
+        def forward(self, wave):
+            return super().forward(F.pad(wave, (0, -(wave.shape[1] - len(self.window)) % self.hop), value=-0.5))
+
+    class Averaged(Gate):
+        def forward(self, x, size):
+            return super().forward(F.adaptive_avg_pool2d(x, size), size)
+
+    def rows_only(matrices):
+        return torch.stack([F.cross_entropy(matrix, torch.arange(len(matrix))) for matrix in matrices]).mean()
+
+    return [("loss", rows_only), ("loss_released", matrices_loss), ("fbsp", Conjugated),
+            ("frontend", PaddedRight), ("attention2d", Averaged)]
+
+
 def slips_of_pointclip() -> list[tuple]:
     ch12 = COURSE.ch12
 
@@ -735,8 +859,8 @@ def slips_of_depthclip() -> list[tuple]:
 SLIPS = {  # method -> its components, each with a candidate that has a typical slip
     "clip": slips_of_clip, "lseg": slips_of_lseg, "groupvit": slips_of_groupvit,
     "vild": slips_of_vild, "clipasso": slips_of_clipasso,
-    "clip4clip": slips_of_clip4clip, "actionclip": slips_of_actionclip, "pointclip": slips_of_pointclip,
-    "depthclip": slips_of_depthclip,
+    "clip4clip": slips_of_clip4clip, "actionclip": slips_of_actionclip, "audioclip": slips_of_audioclip,
+    "pointclip": slips_of_pointclip, "depthclip": slips_of_depthclip,
 }
 
 
