@@ -165,9 +165,17 @@ def boxes(batch: Tensor | Sequence[Any], found: Sequence[Mapping], names: Sequen
             text = names[labels[place]] if names is not None else ""
             text += f" {rows['scores'][place]:.2f}" if "scores" in rows else ""
             if text:
-                axes.text(x0, y0 - 1, text.strip(), fontsize=7.5, color="white", va="bottom", clip_on=True,
-                          bbox=dict(facecolor=colour, edgecolor="none", pad=0.8, alpha=0.85))
+                _tag(axes, (x0, y0, x1), text.strip(), colour)
     return figure
+
+
+def _tag(axes: Axes, edges: tuple[float, float, float], text: str, colour: str) -> None:
+    """A name above a box (x0, y0, x1), or inside where there is no room; it ends with the box near the right edge."""
+    (x0, y0, x1), width, height = edges, axes.get_xlim()[1], axes.get_ylim()[0]
+    high, late = y0 < 0.08 * height, x0 > 0.6 * width
+    axes.text(x1 if late else x0, y0 + 1 if high else y0 - 1, text, fontsize=7.5, color="white", clip_on=True,
+              va="top" if high else "bottom", ha="right" if late else "left",
+              bbox=dict(facecolor=colour, edgecolor="none", pad=0.8, alpha=0.85))
 
 
 def _headers(axes: Axes, items: Any, side: str) -> None:

@@ -14,6 +14,8 @@ TINY = {  # the file and the benchmark, its sizes, how many results it gives
     "07_clipasso:strokes": (dict(sides=(16, 24), numbers=(2, 3), turns=1), 6),
     "07_clipasso:steps": (dict(names=("tiny-rn",), count=2, turns=1), 1),
     "02_lseg:lseg": (dict(channels=8, side=64, turns=1), 1),
+    "04_vild:parts": (dict(count=50, turns=1), 2),
+    "04_vild:detector": (dict(pictures=2, turns=1), 3),
     "08_clip4clip:heads": (dict(batch=2, turns=1), 3 * 4 + 2),
     "09_actionclip:modules": (dict(batch=2, turns=1), 3 * 7),
     "12_pointclip:projections": (dict(numbers=(16, 64), clouds=2, turns=1), 1 + 2 * 2 + 1 + 1),

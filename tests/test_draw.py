@@ -81,6 +81,15 @@ def test_a_figure_is_drawn_returned_and_not_left_open(name):
     assert figure.get_figwidth() < 11
 
 
+def test_the_name_of_a_box_stays_inside_its_picture():
+    """At the top it stands in the box, at the right it ends with the box."""
+    corners = [[20, 20, 40, 40], [20, 0, 40, 10], [50, 30, 64, 40]]
+    found = dict(boxes=corners, labels=[0, 1, 2], scores=[0.5] * 3)
+    axes = draw.boxes(torch.zeros(1, 3, 64, 64), [found], ["boxing glove"] * 3).axes[0]
+    places = [(text.get_position()[0], text.get_va(), text.get_ha()) for text in axes.texts]
+    assert places == [(20, "bottom", "left"), (20, "top", "left"), (64, "bottom", "right")]
+
+
 @pytest.mark.parametrize(
     ("call", "reason"),
     [

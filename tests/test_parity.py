@@ -47,8 +47,9 @@ RIGHT = {  # component -> what gives its right candidate: the chapter's own, or 
     "groupvit.contrastive": lambda: library.clip_loss,
     "groupvit.multilabel_loss": lambda: COURSE.ch03.multi_label_loss,
     "groupvit.segment": lambda: COURSE.ch03.segment_released,
-    "vild.head": lambda: ViLDHead, "vild.text_head": lambda: ViLDHead, "vild.distillation": lambda: distillation_loss,
-    "vild.class_loss": lambda: class_loss_released, "vild.ensemble": lambda: ensemble_scores,
+    "vild.head": lambda: COURSE.ch04.ViLDHead, "vild.text_head": lambda: COURSE.ch04.ViLDHead,
+    "vild.distillation": lambda: COURSE.ch04.distillation_loss,
+    "vild.class_loss": lambda: COURSE.ch04.class_loss_released, "vild.ensemble": lambda: COURSE.ch04.ensemble_scores,
     "clipasso.losses": lambda: COURSE.ch07.feature_losses, "clipasso.saliency": lambda: COURSE.ch07.saliency_map,
     "clipasso.xdog": lambda: COURSE.ch07.xdog, "clipasso.sampling": lambda: COURSE.ch07.sampling,
     "clipasso.rasteriser": lambda: fine,
@@ -71,48 +72,6 @@ RIGHT = {  # component -> what gives its right candidate: the chapter's own, or 
 
 def gumbel(logits, noise, tau):
     return COURSE.ch03.hard_one_hot(((logits + noise) / tau).softmax(-2))
-
-
-class ViLDTower(nn.Module):
-    def __init__(self, channels, bins, convs, hidden, embed_dim):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
-        self.fc6, self.fc7 = nn.Linear(channels * bins * bins, hidden), nn.Linear(hidden, hidden)
-        self.project = nn.Linear(hidden, embed_dim)
-
-    def forward(self, regions):
-        for conv in self.convs:
-            regions = conv(regions).relu()
-        hidden = self.fc7(self.fc6(regions.flatten(1)).relu()).relu()
-        return hidden, F.normalize(self.project(hidden), dim=-1)
-
-
-class ViLDHead(nn.Module):
-    def __init__(self, channels, bins, convs, hidden, embed_dim, separate=False):
-        super().__init__()
-        self.tower = ViLDTower(channels, bins, convs, hidden, embed_dim)
-        self.image_tower = ViLDTower(channels, bins, convs, hidden, embed_dim) if separate else None
-        self.background, self.box = nn.Parameter(torch.randn(embed_dim)), nn.Linear(hidden, 4)
-
-    def forward(self, regions, text_emb):
-        hidden, region_emb = self.tower(regions)
-        logits = 100 * region_emb @ F.normalize(torch.cat([self.background[None], text_emb]), dim=-1).T
-        return logits, self.box(hidden), self.image_tower(regions)[1] if self.image_tower else region_emb
-
-
-def distillation_loss(student, teacher, boxes):
-    apart = (student - F.normalize(teacher, dim=-1)).abs().sum(-1)
-    return apart[boxes.amax(-1) > 0].mean()
-
-
-def class_loss_released(logits, labels, mask):
-    return F.cross_entropy(logits * mask, labels)
-
-
-def ensemble_scores(text_logits, image_logits, base):
-    text, image = text_logits.softmax(-1)[..., 1:], image_logits.softmax(-1)
-    weight = torch.where(base > 0, 2 / 3, 1 / 3)
-    return text**weight * image ** (1 - weight)
 
 
 def matrices_loss(matrices):
@@ -319,7 +278,8 @@ def groupvit_segment():
 
 
 def vild_head(separate):
-    head, roi, text_emb = lively(ViLDHead(6, 3, 2, 20, 10, separate)), torch.randn(3, 5, 6, 3, 3), torch.randn(4, 10)
+    head = lively(COURSE.ch04.ViLDHead(6, 3, 2, 20, 10, separate))
+    roi, text_emb = torch.randn(3, 5, 6, 3, 3), torch.randn(4, 10)
     logits, boxes, emb = (value.unflatten(0, (3, 5)) for value in head(roi.flatten(0, 1), text_emb))
     out = dict(test_class_outputs=logits, test_box_outputs=boxes, train_class_outputs=logits[:, :3],
                train_box_outputs=boxes[:, :3], train_distill_feat=emb[:, 3:])
@@ -348,15 +308,15 @@ def vild_distillation():
     flat = logits.flatten(0, 1), labels.flatten()
     return {"in/student": student, "in/teacher": teacher, "in/roi_boxes": boxes, "in/class_logits": logits,
             "in/class_targets": labels, "in/base_mask_with_bg": mask,
-            "out/loss": distillation_loss(student, teacher, boxes),
-            "out/class_loss_masked": class_loss_released(*flat, mask),
+            "out/loss": COURSE.ch04.distillation_loss(student, teacher, boxes),
+            "out/class_loss_masked": COURSE.ch04.class_loss_released(*flat, mask),
             "out/class_loss_unmasked": F.cross_entropy(*flat)}, {}
 
 
 def vild_ensemble():
     text, image, base = torch.randn(3, 4, 6), torch.randn(3, 4, 5), torch.tensor([1.0, 1, 0, 1, 0])
     return {"in/text_logits_with_bg": text, "in/image_logits": image, "in/base_mask": base,
-            "out/scores": ensemble_scores(text, image, base)}, {}
+            "out/scores": COURSE.ch04.ensemble_scores(text, image, base)}, {}
 
 
 def clipasso_losses():
@@ -732,12 +692,14 @@ def slips_of_groupvit() -> list[tuple]:
 
 
 def slips_of_vild() -> list[tuple]:
-    class BackgroundLast(ViLDHead):
+    ch04 = COURSE.ch04
+
+    class BackgroundLast(ch04.ViLDHead):
         def forward(self, regions, text_emb):
             logits, boxes, image_emb = super().forward(regions, text_emb)
             return logits.roll(-1, 1), boxes, image_emb
 
-    class OneTower(ViLDHead):
+    class OneTower(ch04.ViLDHead):
         def forward(self, regions, text_emb):
             return *super().forward(regions, text_emb)[:2], self.tower(regions)[1]
 
@@ -746,7 +708,7 @@ def slips_of_vild() -> list[tuple]:
 
     return [("head", OneTower), ("text_head", BackgroundLast), ("class_loss", absent),
             ("distillation", lambda student, teacher, boxes: (student - F.normalize(teacher, dim=-1)).abs().mean()),
-            ("ensemble", lambda text, image, base: ensemble_scores(text, image, 1 - base))]
+            ("ensemble", lambda text, image, base: ch04.ensemble_scores(text, image, 1 - base))]
 
 
 def slips_of_clipasso() -> list[tuple]:
@@ -1005,7 +967,7 @@ def test_an_unknown_name_lists_what_exists():
 
 
 def test_a_new_method_is_a_new_file(tmp_path, monkeypatch, capsys):
-    (tmp_path / "glip.py").write_text(
+    (tmp_path / "newest.py").write_text(
         "from clipnotes.check.parity import component\n"
         "RELEASE = 'a/b at 0123456'\n"
         "@component(release='c/d at 0123456', note='n')\n"
@@ -1013,18 +975,18 @@ def test_a_new_method_is_a_new_file(tmp_path, monkeypatch, capsys):
         "    'x -> twice x. Usual mistakes: adding\\n one.'\n"
         "    yield candidate(tensors['in/x']), tensors['out/y'], config['bar']\n", "utf-8")
     (tmp_path / "golden").mkdir()
-    save_file({"in/x": torch.ones(2), "out/y": 2 * torch.ones(2)}, tmp_path / "golden" / "glip_twice.safetensors",
+    save_file({"in/x": torch.ones(2), "out/y": 2 * torch.ones(2)}, tmp_path / "golden" / "newest_twice.safetensors",
               {"config": '{"bar": 0.01}'})
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     monkeypatch.setattr(package, "shared", lambda name: tmp_path / name)
     try:
-        assert "glip.twice" in components()
-        check.parity("glip.twice", lambda x: 2.001 * x)
-        assert capsys.readouterr().out == "glip.twice: equal to the release (at most 0.01)\n"
+        assert "newest.twice" in components()
+        check.parity("newest.twice", lambda x: 2.001 * x)
+        assert capsys.readouterr().out == "newest.twice: equal to the release (at most 0.01)\n"
         with pytest.raises(AssertionError, match="differs.*\nUsual causes: adding one."):
-            check.parity("glip.twice", lambda x: x + 2)
+            check.parity("newest.twice", lambda x: x + 2)
     finally:
-        sys.modules.pop("clipnotes.check.parity.glip", None)
+        sys.modules.pop("clipnotes.check.parity.newest", None)
 
 
 def test_each_component_says_what_it_takes_its_mistakes_and_its_release():

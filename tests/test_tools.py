@@ -1,6 +1,7 @@
 """What was measured under seeds fits what the notebooks store, and the generated pages are made from both."""
 
 import json
+import re
 
 import nbformat
 import pytest
@@ -246,7 +247,10 @@ def test_a_new_chapter_is_its_own_files_and_two_lines(tmp_path, monkeypatch, cap
     tree = tmp_path / "tree"
     for name in ("_toc.yml", "book/index.md", "clipnotes/check/exercises/ch00.py"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (tree / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
+        text = (ROOT / name).read_text("utf-8")
+        text = re.sub(r'  - caption: "Part 3.*?(?=  - caption)', "", text, flags=re.DOTALL)  # as before chapter 4
+        text = re.sub(r"4\. \[ViLD\]\([^)]*\)", "4. ViLD [planned]{.planned}", text)
+        (tree / name).write_text(text, "utf-8")
     before = {path: path.read_text("utf-8") for path in tree.rglob("*") if path.is_file()}
     monkeypatch.setattr(new, "ROOT", tree)
     monkeypatch.setattr("sys.argv", ["new.py", "04_vild", "ViLD: names without boxes"])
