@@ -22,15 +22,16 @@ def stored(state: dict[str, Tensor], dtype: torch.dtype = torch.float16) -> dict
     return {k: v.to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in state.items()}
 
 
-def toy_world(detection: bool = False) -> dict[str, str]:
+def toy_world(detection: bool = False, sounds: bool = False) -> dict[str, str]:
     """What a card says of the toy world that a model was trained in; another one refuses the model.
 
-    detection: of its pictures for detectors, too.
+    detection: of its pictures for detectors, too; sounds: of its sounds.
     """
     from clipnotes import toyworld  # here: a model without a toy world needs none
 
     about = {"toyworld_version": toyworld.VERSION, "generator_hash": toyworld.generator_hash()}
-    return about | ({"detection_hash": toyworld.detection_hash()} if detection else {})
+    about |= {"detection_hash": toyworld.detection_hash()} if detection else {}
+    return about | ({"sounds_hash": toyworld.sounds_hash()} if sounds else {})
 
 
 def write(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
@@ -106,7 +107,7 @@ def _check_world(path: Path, card: dict) -> None:
     """A model is judged on the world it was trained on: refuse it in another one."""
     if "toyworld_version" not in card:
         return
-    for key, value in toy_world("detection_hash" in card).items():
+    for key, value in toy_world("detection_hash" in card, "sounds_hash" in card).items():
         if card.get(key, value) != value:
             raise RuntimeError(
                 f"{path.name} was trained with {key} {card[key]}, but the toy world here has {value}: "

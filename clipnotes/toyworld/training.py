@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from clipnotes.files import PACKAGE
-from clipnotes.toyworld import detection, films, solids
+from clipnotes.toyworld import detection, films, solids, sounds
 from clipnotes.toyworld.drawings import TRAIN_STYLES
 from clipnotes.toyworld.pictures import counted, crops, line_art, renders, singles
 from clipnotes.toyworld.scenery import batch_seed, perspective, scenes
@@ -98,11 +98,14 @@ def samples() -> dict[str, dict]:
 
 
 def thumbnails(batches: dict[str, dict] | None = None) -> dict[str, list]:
-    """What the pixels are: eight pictures of each generator at 2 x 2 pixels, the mean points of clouds."""
+    """What the pixels are: eight pictures of each generator at 2 x 2 pixels; the mean points of clouds; how loud the
+    eighths of eight sounds are."""
     found = {}
     for name, batch in (batches or samples()).items():
         if name == "clouds":
             value = batch["points"].abs().mean(1)
+        elif name == "sounds":
+            value = F.adaptive_avg_pool1d(batch["samples"][:8].abs(), 8)
         else:
             pictures = batch["frames"].flatten(0, 1) if name == "films" else batch["images"]
             value = F.adaptive_avg_pool2d(pictures[:8], 2).flatten(1)
@@ -126,6 +129,13 @@ def detection_hash() -> str:
         return _hash({"detection": detection.scenes(32, seed=1, tail=True)})
 
 
+@cache
+def sounds_hash() -> str:
+    """The same of the sounds."""
+    with torch.autocast("cpu", enabled=False):
+        return _hash({"sounds": sounds.sounds(2 * len(sounds.NAMES), seed=1, synthesisers=sounds.SYNTHESISERS)})
+
+
 def _hash(batches: dict[str, dict]) -> str:
     """A hash of integers, captions, pixels, and the sprite sheets.
 
@@ -134,7 +144,7 @@ def _hash(batches: dict[str, dict]) -> str:
     digest = hashlib.sha256((PACKAGE / "data" / "sprites.json").read_bytes())
     for batch in batches.values():
         digest.update(json.dumps(batch.get("captions", batch.get("names"))).encode())
-        for key in ("labels", "boxes", "events"):
+        for key in ("labels", "boxes", "events", "players"):
             if key in batch:
                 digest.update(batch[key].numpy().tobytes())
     stored, fresh = json.loads(WORLD.read_text("utf-8")), thumbnails(batches)
