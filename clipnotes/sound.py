@@ -132,7 +132,7 @@ def wav_uri(samples: Tensor, rate: int = RATE) -> str:
     """A sound N as the text of a wav file of 16 bits, for `<audio src=...>` in a page without a server."""
     whole = (samples.clamp(-1, 1) * 32767).round().to(torch.int16)
     written = io.BytesIO()
-    with wave.open(written, "wb") as file:
+    with wave.Wave_write(written) as file:
         file.setparams((1, 2, rate, len(whole), "NONE", ""))
         file.writeframes(whole.numpy().astype("<i2").tobytes())
     return "data:audio/wav;base64," + base64.b64encode(written.getvalue()).decode()
