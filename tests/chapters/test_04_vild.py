@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -180,6 +181,31 @@ def test_the_shipped_detector_finds_names_that_nobody_labelled(chapter):
     assert metrics.match_boxes(detection.truth(scenes), shuffled, 120).ap(detection.GROUPS["rare"]) < 0.03
     for row in found:
         assert (row["boxes"][:, 2:] >= row["boxes"][:, :2]).all() and row["boxes"].max() <= 128
+
+
+def test_a_student_whose_teacher_speaks_of_other_crops_learns_no_names(chapter, monkeypatch):
+    """The live distillation, and its broken twin: the teacher's answers shuffled over the crops."""
+    first, clip = shipped(chapter, "first"), load_clip("tiny").requires_grad_(False)
+    given = dict(first=first, session=SimpleNamespace(seed=0))  # what the notebook has when it comes there
+    for name, value in given.items():
+        monkeypatch.setitem(chapter.distil.__globals__, name, value)
+
+    def seen(scenes, box):
+        with torch.no_grad():
+            return boxes.roi_align(first.trunk(scenes["images"]), box, 7, 1 / chapter.STRIDE)
+
+    scenes, test = detection.scenes(100, 127_000_000, tail=True), detection.scenes(60, 128_000_000)
+    with torch.no_grad():
+        crops, _ = chapter.propose(*first.look(scenes["images"])[1:], chapter.anchors(128), keep=8)
+    vectors = chapter.clip_vectors(clip, scenes["images"], crops).flatten(0, 1)
+    rare = (test["categories"] >= 80) & ~test["crowd"]
+    there = seen(test, torch.where(rare[..., None], test["boxes"].float(), torch.tensor([0.0, 0, 8, 8])))[rare]
+    names = class_embeddings(clip, detection.names(), ["a photo of {}"])[80:]
+    right = []
+    for answers in (vectors, vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))]):
+        emb = chapter.distil(seen(scenes, crops).flatten(0, 1), answers)(there)[1]
+        right.append(((emb @ names.T).argmax(1) == test["categories"][rare] - 80).float().mean().item())
+    assert right[0] > 0.15 and right[1] < 0.1
 
 
 def test_what_was_recorded_on_real_data_comes_again():

@@ -78,7 +78,7 @@ def my_distillation(student: Tensor, teacher: Tensor, box: Tensor) -> Tensor:
 
 
 EXERCISES = {
-    "giou": Exercise(
+    "generalised_iou": Exercise(
         reference=giou,
         twins=[(boxes.iou, "that is IoU: boxes that do not touch should be below 0, the farther the lower."),
                (of_the_union, "the empty part is a share of the box around both, not of the union."),
