@@ -62,7 +62,7 @@ def _samples(path: Path, start: float, seconds: float | None) -> tuple[np.ndarra
             return np.concatenate([np.zeros(0, np.float32), *parts]), sound.samplerate
     except soundfile.LibsndfileError as error:
         why = "it is empty" if not path.stat().st_size else error.error_string.rstrip(". ").lower()
-        if path.suffix.lower() in FILM_ENDINGS:
+        if path.suffix.lower() in FILM_ENDINGS - {".ogg"}:
             why = "it is a film, whose sound has to be saved as a wav file first"
         raise ValueError(_refusal(path, why)) from error
 

@@ -105,6 +105,7 @@ def test_what_is_no_sound_is_refused(tmp_path):
     refused(tmp_path, "is a folder, not a sound: give one file of it")
     for name, content, why in [
         ("empty.wav", b"", "it is empty. Give a wav"), ("text.wav", b"hello" * 99, "format not recognised"),
+        ("text.ogg", b"hello" * 99, "format not recognised"),
         ("film.mp4", b"\0\0\0\x18ftypmp42" + bytes(99), "it is a film, whose sound has to be saved as a wav"),
     ]:
         (tmp_path / name).write_bytes(content)
