@@ -62,6 +62,7 @@ RIGHT = {  # component -> what gives its right candidate: the chapter's own, or 
     "actionclip.conv1d_released": lambda: COURSE.ch09.Conv1DReleased,
     "audioclip.loss": lambda: matrices_loss, "audioclip.loss_released": lambda: matrices_loss_released,
     "audioclip.fbsp": lambda: FBSP, "audioclip.frontend": lambda: FrontEnd, "audioclip.attention2d": lambda: Gate,
+    "clipvil.resize_pos": lambda: bilinear, "clipvil.grid_features": lambda: Grid,
     "pointclip.views": lambda: COURSE.ch12.views, "pointclip.project": lambda: COURSE.ch12.project,
     "pointclip.fuse": lambda: COURSE.ch12.fuse, "pointclip.adapter": lambda: COURSE.ch12.InterViewAdapter,
     "pointclip.smooth_loss": lambda: COURSE.ch12.smooth_loss, "pointclip.v2_grid": lambda: COURSE.ch12.voxels,
@@ -125,6 +126,22 @@ class Gate(nn.Module):
 
     def forward(self, x, size):
         return self.bn(self.conv_point(self.conv_depth(F.adaptive_max_pool2d(x, size)))).sigmoid()
+
+
+def bilinear(positions, places, **options):
+    """Positions 1×(1+g²)×D -> 1×(1+places)×D; the class token's stays."""
+    old, new = math.isqrt(positions.shape[1] - 1), math.isqrt(places)
+    grid = positions[:, 1:].mT.unflatten(2, (old, old))
+    grid = F.interpolate(grid, size=(new, new), **dict(mode="bilinear", align_corners=False) | options)
+    return torch.cat([positions[:, :1], grid.flatten(2).mT], dim=1)
+
+
+class Grid(library.ModifiedResNet):
+    """The last map, and what the attention pool makes of it."""
+
+    def forward(self, x):
+        grid = self.layers(x)["layer4"]
+        return grid, self.attnpool(grid)
 
 
 def fine(points, width, size):
@@ -428,6 +445,22 @@ def actionclip_conv1d():
     return {"in/frames": frames, **out, **weights(head)}, {}
 
 
+def clipvil_resize_pos():
+    tensors = {}
+    for case, old, new in (("up", 3, 7), ("down", 8, 5)):
+        positions = torch.randn(1, 1 + old**2, 10)
+        tensors |= {f"in/pos_{case}": positions, f"in/tokens_{case}": torch.tensor(new**2),
+                    f"out/resized_{case}": bilinear(positions, new**2)}
+    return tensors, {}
+
+
+def clipvil_grid_features():
+    tower, image = lively(Grid(96, (1, 2, 1, 1), 6, 3, 18)), torch.randn(3, 3, 96, 96)
+    grid, pooled = tower(image)
+    out = {"out/grid": grid, "out/caption_grid": grid.clone(), "out/caption_pooled": pooled}
+    return {"in/image": image, **out, **weights(tower, "weights/visual.")}, {"layers": [1, 2, 1, 1], "heads": 3}
+
+
 def audioclip_loss():
     tensors = {f"in/{name}": torch.randn(7, 7) for name in ("audio_image", "audio_text", "image_text")}
     matrices = list(tensors.values())
@@ -548,7 +581,7 @@ SECOND = {  # golden file -> what makes another one of its kind
     clip_vit, clip_resnet, clip_text, clip_loss, clip_tokens, lseg_decoder_block, lseg_head, groupvit_grouping_block,
     groupvit_encoder, groupvit_multilabel_loss, groupvit_segment, vild_distillation, vild_ensemble, clipasso_losses,
     clipasso_saliency_init, rasteriser,
-    clip4clip_metrics, actionclip_kl_loss, actionclip_shift, actionclip_conv1d, audioclip_loss, audioclip_fbsp,
+    clipvil_resize_pos, clipvil_grid_features, clip4clip_metrics, actionclip_kl_loss, actionclip_shift, actionclip_conv1d, audioclip_loss, audioclip_fbsp,
     audioclip_frontend, audioclip_attention2d, pointclip_project, pointclip_adapter,
     pointclip_fuse, pointclip_smooth_loss, pointclip_v2_project, depthclip_head, depthclip_errors)}
 
@@ -791,6 +824,25 @@ def slips_of_audioclip() -> list[tuple]:
             ("frontend", PaddedRight), ("attention2d", Averaged)]
 
 
+def slips_of_clipvil() -> list[tuple]:
+    class UnitPlaces(Grid):
+        def forward(self, x):
+            grid, pooled = super().forward(x)
+            return F.normalize(grid, dim=1), pooled
+
+    class MeanPooled(Grid):
+        def forward(self, x):
+            grid, pooled = super().forward(x)
+            return grid, self.attnpool.c_proj(grid.mean((2, 3)))
+
+    def left_at_zero(positions, places):  # the release's own slip
+        return torch.zeros_like(bilinear(positions, places))
+
+    return [("resize_pos", left_at_zero), ("resize_pos", functools.partial(bilinear, mode="bicubic")),
+            ("resize_pos", functools.partial(bilinear, align_corners=True)),
+            ("grid_features", UnitPlaces), ("grid_features", MeanPooled)]
+
+
 def slips_of_pointclip() -> list[tuple]:
     ch12 = COURSE.ch12
 
@@ -822,6 +874,7 @@ SLIPS = {  # method -> its components, each with a candidate that has a typical 
     "clip": slips_of_clip, "lseg": slips_of_lseg, "groupvit": slips_of_groupvit,
     "vild": slips_of_vild, "clipasso": slips_of_clipasso,
     "clip4clip": slips_of_clip4clip, "actionclip": slips_of_actionclip, "audioclip": slips_of_audioclip,
+    "clipvil": slips_of_clipvil,
     "pointclip": slips_of_pointclip, "depthclip": slips_of_depthclip,
 }
 
