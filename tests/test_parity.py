@@ -581,7 +581,8 @@ SECOND = {  # golden file -> what makes another one of its kind
     clip_vit, clip_resnet, clip_text, clip_loss, clip_tokens, lseg_decoder_block, lseg_head, groupvit_grouping_block,
     groupvit_encoder, groupvit_multilabel_loss, groupvit_segment, vild_distillation, vild_ensemble, clipasso_losses,
     clipasso_saliency_init, rasteriser,
-    clipvil_resize_pos, clipvil_grid_features, clip4clip_metrics, actionclip_kl_loss, actionclip_shift, actionclip_conv1d, audioclip_loss, audioclip_fbsp,
+    clip4clip_metrics, actionclip_kl_loss, actionclip_shift, actionclip_conv1d, audioclip_loss, audioclip_fbsp,
+    clipvil_resize_pos, clipvil_grid_features,
     audioclip_frontend, audioclip_attention2d, pointclip_project, pointclip_adapter,
     pointclip_fuse, pointclip_smooth_loss, pointclip_v2_project, depthclip_head, depthclip_errors)}
 
